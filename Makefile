@@ -1,0 +1,46 @@
+# Everything happens in .venv; `make test` and `make demo` set it up on a bare machine.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+NATIVE := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+
+.PHONY: demo test lint format bench soak clean
+.DELETE_ON_ERROR:
+
+$(VENV)/torch.stamp:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) $(TORCH)
+	touch $@
+
+# One stamp per extra: `make demo` does not wait for the tools of the tests.
+$(VENV)/%.stamp: $(VENV)/torch.stamp pyproject.toml setup.py $(NATIVE)
+	$(PIP) --editable '.[$*]'
+	touch $@
+
+demo: $(VENV)/demo.stamp
+	$(BIN)/python examples/finetune_bert.py $(ARGS)
+
+test: $(VENV)/test.stamp
+	$(BIN)/python -m pytest $(ARGS)
+
+soak: $(VENV)/test.stamp
+	$(BIN)/python -m pytest -m soak tests/soak $(ARGS)
+
+bench: $(VENV)/bench.stamp
+	$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only $(ARGS)
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(NATIVE)
+
+format: $(VENV)/dev.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(NATIVE)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info fastlog/*.so

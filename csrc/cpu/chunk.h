@@ -1,0 +1,185 @@
+// The loop bodies behind kernels.h. Everything here is inlined into functions that carry a target attribute, so
+// each instruction set gets its own code from the one source; kLanes fixes the order of every sum.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+
+#include "cpu/kernels.h"
+
+#define FASTLOG_INLINE static inline __attribute__((always_inline))
+
+namespace fastlog::cpu {
+
+inline constexpr int kLanes = 16;
+inline constexpr int kBlock = 2048;  // values that stay in the first-level cache between the passes
+
+// Cell tables for both signs (core/bins.h), made once.
+extern const std::uint32_t* const kCells32;
+extern const std::uint64_t* const kCells64;
+
+// `kWidth`: float lanes of one register of the instruction set.
+template <class Wide, int kWidth>
+struct Registers {
+  static constexpr int kBytes = 4 * kWidth;
+  static constexpr int kSumLanes = kBytes / 8;
+  typedef Wide Values __attribute__((vector_size(kBytes)));
+  typedef Wide SumPart __attribute__((vector_size(kSumLanes * sizeof(Wide))));
+  typedef double Doubles __attribute__((vector_size(kBytes)));
+};
+
+// Moments of n values in kLanes interleaved chains, folded lane by lane. The extremes mean nothing when a value
+// is NaN; then, as with any infinity, sum_squares is not finite.
+template <class Wide, int kWidth>
+FASTLOG_INLINE Moments lane_moments(const Wide* values, int n) {
+  using R = Registers<Wide, kWidth>;
+  constexpr int kPerValues = R::kBytes / static_cast<int>(sizeof(Wide));
+  constexpr int kValueRegisters = kLanes / kPerValues;
+  constexpr int kSumRegisters = kLanes / R::kSumLanes;
+  constexpr Wide kInfinity = std::numeric_limits<Wide>::infinity();
+  typename R::Values low[kValueRegisters];
+  typename R::Values high[kValueRegisters];
+  typename R::Doubles sum[kSumRegisters] = {};
+  typename R::Doubles squares[kSumRegisters] = {};
+  for (int r = 0; r < kValueRegisters; ++r) {
+    low[r] = typename R::Values{} + kInfinity;
+    high[r] = typename R::Values{} - kInfinity;
+  }
+  int i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+#pragma GCC unroll 8
+    for (int r = 0; r < kValueRegisters; ++r) {
+      typename R::Values x;
+      std::memcpy(&x, values + i + r * kPerValues, sizeof(x));
+      low[r] = x < low[r] ? x : low[r];
+      high[r] = x > high[r] ? x : high[r];
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < kSumRegisters; ++r) {
+      typename R::SumPart part;
+      std::memcpy(&part, values + i + r * R::kSumLanes, sizeof(part));
+      const auto x = __builtin_convertvector(part, typename R::Doubles);
+      sum[r] += x;
+      squares[r] += x * x;
+    }
+  }
+  Wide lane_low[kLanes];
+  Wide lane_high[kLanes];
+  double lane_sum[kLanes];
+  double lane_squares[kLanes];
+  std::memcpy(lane_low, low, sizeof(low));
+  std::memcpy(lane_high, high, sizeof(high));
+  std::memcpy(lane_sum, sum, sizeof(sum));
+  std::memcpy(lane_squares, squares, sizeof(squares));
+  for (int lane = 0; i < n; ++i, ++lane) {
+    const Wide x = values[i];
+    lane_low[lane] = x < lane_low[lane] ? x : lane_low[lane];
+    lane_high[lane] = x > lane_high[lane] ? x : lane_high[lane];
+    lane_sum[lane] += static_cast<double>(x);
+    lane_squares[lane] += static_cast<double>(x) * static_cast<double>(x);
+  }
+  Moments moments;
+  for (int lane = 0; lane < kLanes; ++lane) {
+    moments.min = lane_low[lane] < moments.min ? lane_low[lane] : moments.min;
+    moments.max = lane_high[lane] > moments.max ? lane_high[lane] : moments.max;
+  }
+  for (int half = kLanes / 2; half > 0; half /= 2) {
+    for (int lane = 0; lane < half; ++lane) {
+      lane_sum[lane] += lane_sum[lane + half];
+      lane_squares[lane] += lane_squares[lane + half];
+    }
+  }
+  moments.sum = lane_sum[0];
+  moments.sum_squares = lane_squares[0];
+  return moments;
+}
+
+template <class Wide>
+FASTLOG_INLINE void count_slots(const Wide* values, int n, SlotCounters& counters) {
+  using Bits = typename Cells<Wide>::Bits;
+  constexpr int kShift = Cells<Wide>::kShift;
+  const Bits* cells;
+  if constexpr (std::is_same_v<Wide, float>) {
+    cells = kCells32;
+  } else {
+    cells = kCells64;
+  }
+  const auto slot_at = [&](int i) {
+    Bits bits;
+    std::memcpy(&bits, values + i, sizeof(bits));
+    return slot_of(bits, cells[bits >> kShift], kShift);
+  };
+  std::uint32_t* const slots = counters.slots;
+  int i = 0;
+  for (; i + kSlotCopies <= n; i += kSlotCopies) {
+#pragma GCC unroll 8
+    for (int copy = 0; copy < kSlotCopies; ++copy) ++slots[copy * kSlotCopyStride + slot_at(i + copy)];
+  }
+  for (; i < n; ++i) ++slots[slot_at(i)];
+}
+
+template <class Wide>
+FASTLOG_INLINE void count_above(const Wide* values, int n, SlotCounters& counters) {
+  int e4m3 = 0;
+  int e5m2 = 0;
+  int fp16 = 0;
+  for (int i = 0; i < n; ++i) {
+    const Wide magnitude = std::fabs(values[i]);
+    e4m3 += magnitude > Wide{448};
+    e5m2 += magnitude > Wide{57344};
+    fp16 += magnitude > Wide{65504};
+  }
+  counters.above_e4m3 += e4m3;
+  counters.above_e5m2 += e5m2;
+  counters.above_fp16 += fp16;
+}
+
+template <class Wide, int kWidth>
+FASTLOG_INLINE void process_block(const Wide* values, int n, SlotCounters& counters, Moments& moments) {
+  count_slots(values, n, counters);
+  Moments block = lane_moments<Wide, kWidth>(values, n);
+  Wide finite[kBlock];
+  if (!std::isfinite(block.sum_squares)) {
+    int kept = 0;
+    for (int i = 0; i < n; ++i) {
+      finite[kept] = values[i];
+      kept += std::isfinite(values[i]) ? 1 : 0;
+    }
+    values = finite;
+    n = kept;
+    block = lane_moments<Wide, kWidth>(values, n);
+  }
+  if (block.max > 448 || block.min < -448) count_above(values, n, counters);
+  moments.min = std::min(moments.min, block.min);
+  moments.max = std::max(moments.max, block.max);
+  moments.sum += block.sum;
+  moments.sum_squares += block.sum_squares;
+}
+
+template <class Tag, int kWidth>
+FASTLOG_INLINE void process_chunk(const TensorView& view, std::int64_t begin, std::int64_t end,
+                                  SlotCounters& counters, Moments& moments) {
+  using Storage = typename Tag::Storage;
+  using Wide = typename Tag::Wide;
+  const auto* data = static_cast<const Storage*>(view.data);
+  for (std::int64_t at = begin; at < end; at += kBlock) {
+    const int n = static_cast<int>(std::min<std::int64_t>(kBlock, end - at));
+    if (view.multiplier != nullptr) {
+      const double multiplier = *view.multiplier;
+      double scaled[kBlock];
+      for (int i = 0; i < n; ++i) scaled[i] = static_cast<double>(Tag::widen(data[at + i])) * multiplier;
+      process_block<double, kWidth>(scaled, n, counters, moments);
+    } else if constexpr (std::is_same_v<Storage, Wide>) {
+      process_block<Wide, kWidth>(data + at, n, counters, moments);
+    } else {
+      Wide wide[kBlock];
+      for (int i = 0; i < n; ++i) wide[i] = Tag::widen(data[at + i]);
+      process_block<Wide, kWidth>(wide, n, counters, moments);
+    }
+  }
+}
+
+}  // namespace fastlog::cpu

@@ -1,0 +1,13 @@
+"""Loads the compiled core, and says how to get it where it is missing."""
+
+from __future__ import annotations
+
+try:
+    from fastlog import _core as core
+except ImportError as error:
+    raise ImportError(
+        f"fastlog's compiled core is missing or does not load ({error}). It is built from source by "
+        "`pip install .` in fastlog's checkout, which needs a C++17 compiler (Debian/Ubuntu: apt install g++)."
+    ) from error
+
+__all__ = ["core"]

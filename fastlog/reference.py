@@ -1,0 +1,82 @@
+"""The summary in plain torch: the fallback on devices without an engine, and the oracle of the tests."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from fastlog.summary import EDGES, SUMMARY_DTYPE, TensorSummary
+
+_BLOCK = 1 << 22  # values widened at a time
+
+
+def summarize_reference(tensor: torch.Tensor) -> TensorSummary:
+    """Summarises a dense tensor on its own device; only the summary comes to the host (which waits for it).
+
+    Counts, extremes and counters equal the engine's. MPS has no float64: there values are compared and summed in
+    float32.
+    """
+    flat = tensor.detach().reshape(-1)
+    total = TensorSummary(np.frombuffer(_EMPTY, SUMMARY_DTYPE).reshape(()))
+    for start in range(0, flat.numel(), _BLOCK):
+        total += _summarize_block(flat[start : start + _BLOCK])
+    return total
+
+
+def _widen(block: torch.Tensor) -> torch.Tensor:
+    if block.dtype.is_floating_point and block.element_size() == 1:
+        block = block.to(torch.float32)
+    return block.to(torch.float32 if block.device.type == "mps" else torch.float64)
+
+
+def _summarize_block(block: torch.Tensor) -> TensorSummary:
+    x = _widen(block)
+    edges = torch.from_numpy(EDGES.copy()).to(x.device, x.dtype)
+    bins = len(EDGES) - 1
+    finite = torch.isfinite(x)
+    # Slots 0 and bins + 1 take what lies outside; `right=True` puts an edge into the bin on its right.
+    slot = torch.bucketize(x, edges, right=True)
+    slot = torch.where(x == edges[-1], bins, slot)
+    slot = torch.where(finite, slot, bins + 2)
+    counts = torch.zeros(bins + 3, dtype=torch.int64, device=x.device)
+    counts.scatter_add_(0, slot, torch.ones_like(slot))
+    magnitude = torch.where(finite, x, 0).abs()
+    nonzero = magnitude > 0
+    counters = torch.stack(
+        [
+            counts[0],
+            counts[bins + 1],
+            x.isnan().sum(),
+            (x == float("inf")).sum(),
+            (x == float("-inf")).sum(),
+            (x == 0).sum(),
+            *((nonzero & (magnitude < 2.0**power)).sum() for power in (-126, -14, -6)),
+            *((magnitude > limit).sum() for limit in (448, 57344, 65504)),
+            torch.tensor(x.numel(), device=x.device),
+            finite.sum(),
+        ]
+    )
+    infinity = float("inf")
+    values = torch.where(finite, x, 0)
+    moments = torch.stack(
+        [
+            torch.where(finite, x, infinity).min() + 0.0,
+            torch.where(finite, x, -infinity).max() + 0.0,
+            magnitude.max(),
+            values.sum(),
+            (values * values).sum(),
+        ]
+    )
+    integers = torch.cat([counts[1 : bins + 1], counters]).cpu().numpy().astype("<i8")
+    return TensorSummary(
+        np.frombuffer(integers.tobytes() + moments.cpu().numpy().astype("<f8").tobytes(), SUMMARY_DTYPE).reshape(())
+    )
+
+
+def _empty() -> bytes:
+    record = np.zeros((), SUMMARY_DTYPE)
+    record["min"], record["max"] = np.inf, -np.inf
+    return record.tobytes()
+
+
+_EMPTY = _empty()

@@ -1,0 +1,169 @@
+"""torch tensors and array-likes to views: the only home of their quirks."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+# The codes of csrc/core/dtype.h. Dtypes that this torch does not have are left out.
+_CODES: dict[torch.dtype, int] = {
+    getattr(torch, name): code
+    for code, name in enumerate(
+        (
+            "float64",
+            "float32",
+            "float16",
+            "bfloat16",
+            "float8_e4m3fn",
+            "float8_e5m2",
+            "float8_e4m3fnuz",
+            "float8_e5m2fnuz",
+            "float8_e8m0fnu",
+            "int8",
+            "int16",
+            "int32",
+            "int64",
+            "uint8",
+            "uint16",
+            "uint32",
+            "uint64",
+            "bool",
+        )
+    )
+    if hasattr(torch, name)
+}
+# NumPy and ml_dtypes name their dtypes as torch does.
+_CODES_BY_NAME = {str(dtype).removeprefix("torch."): code for dtype, code in _CODES.items()}
+_SPARSE_COMPRESSED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
+_PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter)
+
+
+class View(NamedTuple):
+    """Dense memory of one tensor. ``owner`` keeps it alive; ``address`` is valid only while it lives."""
+
+    address: int
+    count: int
+    dtype: int
+    implicit_zeros: int
+    owner: Any
+
+
+def is_tensor_like(values: object) -> bool:
+    """True for what is one tensor by itself: a torch tensor or an array, not a list of numbers."""
+    return isinstance(values, (torch.Tensor, np.ndarray))
+
+
+def view_of(values: Any, name: str = "values") -> View | torch.Tensor:
+    """The host view of a tensor, array, number or (nested) list of numbers, or the dense tensor of another device.
+
+    Dense layouts are not copied, whatever the order of their dimensions; strided slices and expanded tensors are.
+
+    Args:
+        values: what to summarise; any shape, layout and real dtype.
+        name: how to call it in errors (an argument's name or a tag).
+
+    Raises:
+        TypeError: complex, quantised, string or object values, tensors without data; says what to do instead.
+    """
+    if type(values) in _PLAIN_TYPES or isinstance(values, torch.Tensor):
+        return _tensor_view(values, name)
+    return _array_view(values, name)
+
+
+def _tensor_view(tensor: torch.Tensor, name: str) -> View | torch.Tensor:
+    if type(tensor) not in _PLAIN_TYPES:
+        tensor = _plain(tensor, name)
+    implicit_zeros = 0
+    if tensor.layout is not torch.strided:
+        tensor, implicit_zeros = _stored_values(tensor, name)
+    code = _CODES.get(tensor.dtype)
+    if code is None:
+        raise TypeError(_unsupported_dtype(tensor, name))
+    if tensor.is_neg():
+        tensor = tensor.resolve_neg()
+    if not tensor.is_contiguous():
+        tensor = _dense(tensor)
+    if tensor.device.type != "cpu":
+        if implicit_zeros:
+            tensor = torch.cat([tensor.flatten(), tensor.new_zeros(implicit_zeros)])
+        return tensor
+    return View(tensor.data_ptr(), tensor.numel(), code, implicit_zeros, tensor)
+
+
+def _plain(tensor: torch.Tensor, name: str) -> torch.Tensor:
+    kind = type(tensor)
+    if kind.__module__.split(".")[0] in ("bitsandbytes", "torchao"):
+        raise TypeError(
+            f"{name}: {kind.__name__} holds packed quantised weights, whose bytes mean nothing by themselves; "
+            "pass the dequantised tensor"
+        )
+    if kind.__torch_dispatch__ is not torch._C._disabled_torch_dispatch_impl:
+        raise TypeError(
+            f"{name}: cannot read the data of a {kind.__name__}; pass a plain tensor "
+            "(for a DTensor `.to_local()`, for a nested tensor `.values()`)"
+        )
+    with torch._C.DisableTorchFunctionSubclass():
+        return tensor.detach().as_subclass(torch.Tensor)
+
+
+def _stored_values(tensor: torch.Tensor, name: str) -> tuple[torch.Tensor, int]:
+    """The stored elements of a sparse tensor and how many zeros are not stored."""
+    if tensor.layout is torch.sparse_coo:
+        stored = tensor.detach().coalesce().values()
+    elif tensor.layout in _SPARSE_COMPRESSED:
+        stored = tensor.detach().values()
+    else:
+        try:
+            return tensor.to_dense(), 0
+        except (RuntimeError, NotImplementedError) as error:
+            raise TypeError(f"{name}: layout {tensor.layout} is not supported; pass a dense tensor") from error
+    return stored, tensor.numel() - stored.numel()
+
+
+def _dense(tensor: torch.Tensor) -> torch.Tensor:
+    """The same elements in contiguous memory; a copy only if they do not lie so already, in whatever order."""
+    order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
+    permuted = tensor.permute(order)
+    return permuted if permuted.is_contiguous() else tensor.contiguous()
+
+
+def _unsupported_dtype(tensor: torch.Tensor, name: str) -> str:
+    if tensor.is_complex():
+        return f"{name}: complex values have no histogram; pass .real, .imag or .abs()"
+    if tensor.is_quantized:
+        return f"{name}: quantised tensors are not supported; pass .dequantize()"
+    return f"{name}: dtype {tensor.dtype} is not supported; convert it to a floating-point or integer dtype"
+
+
+def _array_view(values: Any, name: str) -> View:
+    array = _as_array(values, name)
+    code = _CODES_BY_NAME.get(array.dtype.name)
+    if code is None or not array.dtype.isnative:
+        if array.dtype.kind == "c":
+            raise TypeError(f"{name}: complex values have no histogram; pass .real, .imag or np.abs()")
+        if array.dtype.kind not in "fiub":
+            raise TypeError(f"{name}: expected numbers, got an array of {array.dtype}")
+        native = array.dtype.newbyteorder("=")
+        array = array.astype(native if native.name in _CODES_BY_NAME else np.float64)
+        code = _CODES_BY_NAME[array.dtype.name]
+    if not (array.flags.aligned and (array.flags.c_contiguous or array.flags.f_contiguous)):
+        array = np.array(array, order="C")
+    return View(array.ctypes.data, array.size, code, 0, array)
+
+
+def _as_array(values: Any, name: str) -> np.ndarray[Any, Any]:
+    if isinstance(values, np.ma.MaskedArray):
+        return values.compressed()
+    if isinstance(values, (str, bytes)) or values is None:
+        raise TypeError(f"{name}: expected a tensor, an array or numbers, got {type(values).__name__}")
+    if isinstance(values, (list, tuple)) and values and all(isinstance(v, torch.Tensor) for v in values):
+        values = [v.detach().to("cpu", torch.float64).numpy() for v in values]
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise TypeError(f"{name}: expected numbers in a regular shape: {error}") from error
+    if array.dtype == object:
+        raise TypeError(f"{name}: expected a tensor, an array or numbers, got {type(values).__name__}")
+    return array
