@@ -13,8 +13,8 @@ _BLOCK = 1 << 22  # values widened at a time
 def summarize_reference(tensor: torch.Tensor) -> TensorSummary:
     """Summarises a dense tensor on its own device; only the summary comes to the host (which waits for it).
 
-    Counts, extremes and counters equal the engine's. MPS has no float64: there values are compared and summed in
-    float32.
+    Counts, extremes and counters equal the engine's. MPS has no float64: there values are compared and summed
+    in float32.
     """
     flat = tensor.detach().reshape(-1)
     total = TensorSummary(np.frombuffer(_EMPTY, SUMMARY_DTYPE).reshape(()))
@@ -27,6 +27,12 @@ def _widen(block: torch.Tensor) -> torch.Tensor:
     if block.dtype.is_floating_point and block.element_size() == 1:
         block = block.to(torch.float32)
     return block.to(torch.float32 if block.device.type == "mps" else torch.float64)
+
+
+def _sum(values: torch.Tensor) -> torch.Tensor:
+    # Partial sums may overflow where the sum does not, and then cancel to NaN.
+    plain = values.sum()
+    return torch.where(plain.isfinite(), plain, (values * 2.0**-64).sum() * 2.0**64)
 
 
 def _summarize_block(block: torch.Tensor) -> TensorSummary:
@@ -63,14 +69,13 @@ def _summarize_block(block: torch.Tensor) -> TensorSummary:
             torch.where(finite, x, infinity).min() + 0.0,
             torch.where(finite, x, -infinity).max() + 0.0,
             magnitude.max(),
-            values.sum(),
+            _sum(values),
             (values * values).sum(),
         ]
     )
     integers = torch.cat([counts[1 : bins + 1], counters]).cpu().numpy().astype("<i8")
-    return TensorSummary(
-        np.frombuffer(integers.tobytes() + moments.cpu().numpy().astype("<f8").tobytes(), SUMMARY_DTYPE).reshape(())
-    )
+    record = integers.tobytes() + moments.cpu().numpy().astype("<f8").tobytes()
+    return TensorSummary(np.frombuffer(record, SUMMARY_DTYPE).reshape(()))
 
 
 def _empty() -> bytes:

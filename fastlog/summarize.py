@@ -38,9 +38,9 @@ def summarize(values: Any) -> TensorSummary | list[TensorSummary]:
     """Summarises a tensor, or each of a list (or tuple) of tensors in one call.
 
     Args:
-        values: a torch tensor of any shape, layout (strided, expanded, sparse COO/CSR/CSC/BSR/BSC; zeros that are not
-            stored count) and real dtype, a NumPy array, a number or a nested list of numbers. A list or tuple whose
-            elements are tensors or arrays gives a list of summaries.
+        values: a torch tensor of any shape, layout (strided, expanded, sparse COO/CSR/CSC/BSR/BSC; zeros that
+            are not stored count) and real dtype, a NumPy array, a number or a nested list of numbers. A list
+            or tuple whose elements are tensors or arrays gives a list of summaries (an empty one if empty).
 
     Returns:
         One `TensorSummary`, or a list of them.

@@ -53,21 +53,23 @@ SUMMARY_DTYPE = np.dtype(
 )
 """The record of ``csrc/core/summary.h``, field for field."""
 
-# Neighbouring edges differ by this ratio; 2 / (1 + ratio) places the estimate of a quantile so that its relative
-# error is the same at both ends of a bin: (ratio - 1) / (ratio + 1) = 4.8 % (DDSketch, Masson et al. 2019, eq. 4).
+# Neighbouring edges differ by this ratio; 2 / (1 + ratio) places the estimate of a quantile so that its
+# relative error is the same at both ends of a bin: (ratio - 1) / (ratio + 1) = 4.8 % (DDSketch, Masson et al.
+# 2019, eq. 4).
 _RATIO = 1.1
 
 
 class TensorSummary:
     """Histogram, counters, extremes and sums of one tensor. Immutable.
 
-    ``counts`` (int64, 1548) over ``edges`` (float64, 1549) equal ``np.histogram(values.astype(float64), edges)``.
-    The other counters: ``underflow`` and ``overflow`` (finite values outside the edges), ``nan``, ``pos_inf``,
-    ``neg_inf``; overlapping the bins ``zeros`` (exact), ``below_fp32``, ``below_fp16``, ``below_e4m3`` (nonzero
-    magnitudes under 2**-126, 2**-14, 2**-6, the smallest normal numbers of fp32/bf16, fp16/e5m2, e4m3) and
-    ``above_e4m3``, ``above_e5m2``, ``above_fp16`` (finite magnitudes over 448, 57344, 65504). ``num`` counts all
-    values, ``num_finite`` the finite ones; ``min``, ``max``, ``abs_max``, ``sum`` and ``sum_squares`` are over the
-    finite values (extremes are NaN if there is none).
+    ``counts`` (int64, 1548) over ``edges`` (float64, 1549) equal
+    ``np.histogram(values.astype(float64), edges)``. The other counters: ``underflow`` and ``overflow``
+    (finite values outside the edges), ``nan``, ``pos_inf``, ``neg_inf``; overlapping the bins ``zeros``
+    (exact), ``below_fp32``, ``below_fp16``, ``below_e4m3`` (nonzero magnitudes under 2**-126, 2**-14, 2**-6,
+    the smallest normal numbers of fp32/bf16, fp16/e5m2, e4m3) and ``above_e4m3``, ``above_e5m2``,
+    ``above_fp16`` (finite magnitudes over 448, 57344, 65504). ``num`` counts all values, ``num_finite`` the
+    finite ones; ``min``, ``max``, ``abs_max``, ``sum`` and ``sum_squares`` are over the finite values
+    (extremes are NaN if there is none).
     """
 
     __slots__ = ("_record",)
@@ -96,7 +98,8 @@ class TensorSummary:
     def __init__(self, record: npt.NDArray[np.void]) -> None:
         """Wraps a scalar array of `SUMMARY_DTYPE`; `fastlog.summarize` makes summaries of tensors."""
         if record.dtype != SUMMARY_DTYPE or record.shape != ():
-            raise TypeError(f"record: expected a scalar array of SUMMARY_DTYPE, got {record.dtype} {record.shape}")
+            kind = f"{record.dtype} {record.shape}"
+            raise TypeError(f"record: expected a scalar array of SUMMARY_DTYPE, got {kind}")
         self._record = record
 
     @classmethod
@@ -133,10 +136,15 @@ class TensorSummary:
 
     @property
     def std(self) -> float:
-        """Population standard deviation of the finite values, sqrt(E[x²] - E[x]²); NaN if there is none."""
+        """Population standard deviation of the finite values, sqrt(E[x²] - E[x]²); NaN if there is none.
+
+        Infinite where ``sum_squares`` is.
+        """
         if not self.num_finite:
             return float("nan")
-        return float(np.sqrt(max(0.0, self.sum_squares / self.num_finite - self.mean**2)))
+        if self.sum_squares == float("inf"):
+            return self.sum_squares
+        return float(np.sqrt(max(0.0, self.sum_squares / self.num_finite - self.mean * self.mean)))
 
     @property
     def l2_norm(self) -> float:
@@ -151,8 +159,9 @@ class TensorSummary:
     def quantile(self, q: float) -> float:
         """The value at rank ``q * (num_finite - 1)``, NaN if there is no finite value.
 
-        0 and 1 give the exact ``min`` and ``max``. Else, where the true quantile x has 1e-12 <= abs(x) <= the last
-        edge, the relative error is at most 4.8 %; smaller magnitudes give 0.
+        0 and 1 give the exact ``min`` and ``max``. Else, where the true quantile x has 1e-12 <= abs(x) <= the
+        last edge, the relative error is at most 4.8 %; smaller magnitudes give 0, and so does -1e-12 itself,
+        whose bin reaches up to 0.
 
         Raises:
             ValueError: ``q`` is not in [0, 1].
@@ -177,11 +186,15 @@ class TensorSummary:
         return min(max(outer * 2 / (1 + _RATIO), self.min), self.max)
 
     def merge(self, other: TensorSummary) -> TensorSummary:
-        """The summary of both parts together: exact but for one rounding of each sum."""
+        """The summary of both parts together: exact but for one rounding of each sum.
+
+        ``sum`` is NaN where those of the parts are infinite with opposite signs.
+        """
         a, b = self._record, other._record
         merged = np.empty((), SUMMARY_DTYPE)
-        for name in ("counts", *_COUNTERS, "sum", "sum_squares"):
-            merged[name] = a[name] + b[name]
+        with np.errstate(over="ignore", invalid="ignore"):
+            for name in ("counts", *_COUNTERS, "sum", "sum_squares"):
+                merged[name] = a[name] + b[name]
         merged["min"] = np.minimum(a["min"], b["min"])
         for name in ("max", "abs_max"):
             merged[name] = np.maximum(a[name], b[name])
@@ -211,8 +224,9 @@ class TensorSummary:
     def to_proto(self) -> HistogramProto:
         """TensorBoard's histogram, as the event file holds it.
 
-        ``num`` is all values; values beyond the edges stand in the two end buckets; ``min`` and ``max`` are clamped
-        to float32's range, which is what TensorBoard reads. Without a finite value: no buckets, and zeros.
+        ``num`` is all values; values beyond the edges stand in the two end buckets; ``min`` and ``max`` are
+        clamped to float32's range, which is what TensorBoard reads. Without a finite value: no buckets, and
+        zeros.
         """
         from tensorboardX.proto.summary_pb2 import HistogramProto
 
@@ -227,8 +241,8 @@ class TensorSummary:
         buckets = np.concatenate([[0], counts[start:end]])
         float32_max = float(np.finfo(np.float32).max)
         return HistogramProto(
-            min=max(self.min, -float32_max),
-            max=min(self.max, float32_max),
+            min=min(max(self.min, -float32_max), float32_max),
+            max=min(max(self.max, -float32_max), float32_max),
             num=self.num,
             sum=self.sum,
             sum_squares=self.sum_squares,

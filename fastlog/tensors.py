@@ -44,7 +44,7 @@ class View(NamedTuple):
     """Dense memory of one tensor. ``owner`` keeps it alive; ``address`` is valid only while it lives."""
 
     address: int
-    count: int
+    count: int  # type: ignore[assignment]  # tuple has a method of this name
     dtype: int
     implicit_zeros: int
     owner: Any
@@ -56,9 +56,10 @@ def is_tensor_like(values: object) -> bool:
 
 
 def view_of(values: Any, name: str = "values") -> View | torch.Tensor:
-    """The host view of a tensor, array, number or (nested) list of numbers, or the dense tensor of another device.
+    """The host view of a tensor, array, number or (nested) list of numbers, or another device's dense tensor.
 
-    Dense layouts are not copied, whatever the order of their dimensions; strided slices and expanded tensors are.
+    Dense layouts are not copied, whatever the order of their dimensions; strided slices and expanded tensors
+    are.
 
     Args:
         values: what to summarise; any shape, layout and real dtype.
@@ -73,14 +74,10 @@ def view_of(values: Any, name: str = "values") -> View | torch.Tensor:
 
 
 def _tensor_view(tensor: torch.Tensor, name: str) -> View | torch.Tensor:
-    if type(tensor) not in _PLAIN_TYPES:
-        tensor = _plain(tensor, name)
+    tensor, code = _readable(tensor, name)
     implicit_zeros = 0
     if tensor.layout is not torch.strided:
         tensor, implicit_zeros = _stored_values(tensor, name)
-    code = _CODES.get(tensor.dtype)
-    if code is None:
-        raise TypeError(_unsupported_dtype(tensor, name))
     if tensor.is_neg():
         tensor = tensor.resolve_neg()
     if not tensor.is_contiguous():
@@ -89,15 +86,36 @@ def _tensor_view(tensor: torch.Tensor, name: str) -> View | torch.Tensor:
         if implicit_zeros:
             tensor = torch.cat([tensor.flatten(), tensor.new_zeros(implicit_zeros)])
         return tensor
-    return View(tensor.data_ptr(), tensor.numel(), code, implicit_zeros, tensor)
+    try:
+        address = tensor.data_ptr()
+    except RuntimeError as error:
+        raise TypeError(f"{name}: a tensor without memory (in a torch.func transform?): {error}") from error
+    count = tensor.numel()
+    if address == 0 and count:
+        if not tensor._is_zerotensor():
+            raise TypeError(f"{name}: the tensor's memory is freed (resharded, offloaded?); gather it first")
+        count, implicit_zeros = 0, implicit_zeros + count
+    return View(address, count, code, implicit_zeros, tensor)
+
+
+def _readable(tensor: torch.Tensor, name: str) -> tuple[torch.Tensor, int]:
+    """The tensor without its subclass, and the code of its dtype."""
+    if type(tensor) not in _PLAIN_TYPES:
+        tensor = _plain(tensor, name)
+    code = _CODES.get(tensor.dtype)
+    if code is None:
+        raise TypeError(_unsupported_dtype(tensor, name))
+    if tensor.is_meta:
+        raise TypeError(f"{name}: a meta tensor has no values; materialise it on a device first")
+    return tensor, code
 
 
 def _plain(tensor: torch.Tensor, name: str) -> torch.Tensor:
     kind = type(tensor)
     if kind.__module__.split(".")[0] in ("bitsandbytes", "torchao"):
         raise TypeError(
-            f"{name}: {kind.__name__} holds packed quantised weights, whose bytes mean nothing by themselves; "
-            "pass the dequantised tensor"
+            f"{name}: {kind.__name__} holds packed quantised weights, whose bytes mean nothing by themselves;"
+            " pass the dequantised tensor"
         )
     if kind.__torch_dispatch__ is not torch._C._disabled_torch_dispatch_impl:
         raise TypeError(
@@ -110,20 +128,21 @@ def _plain(tensor: torch.Tensor, name: str) -> torch.Tensor:
 
 def _stored_values(tensor: torch.Tensor, name: str) -> tuple[torch.Tensor, int]:
     """The stored elements of a sparse tensor and how many zeros are not stored."""
-    if tensor.layout is torch.sparse_coo:
-        stored = tensor.detach().coalesce().values()
-    elif tensor.layout in _SPARSE_COMPRESSED:
-        stored = tensor.detach().values()
-    else:
-        try:
+    try:
+        if tensor.layout is torch.sparse_coo:
+            stored = tensor.detach().coalesce().values()
+        elif tensor.layout in _SPARSE_COMPRESSED:
+            stored = tensor.detach().values()
+        else:
             return tensor.to_dense(), 0
-        except (RuntimeError, NotImplementedError) as error:
-            raise TypeError(f"{name}: layout {tensor.layout} is not supported; pass a dense tensor") from error
+    except RuntimeError as error:
+        message = f"{name}: torch cannot read {tensor.layout} of {tensor.dtype}; pass a dense tensor"
+        raise TypeError(message) from error
     return stored, tensor.numel() - stored.numel()
 
 
 def _dense(tensor: torch.Tensor) -> torch.Tensor:
-    """The same elements in contiguous memory; a copy only if they do not lie so already, in whatever order."""
+    """The same elements in contiguous memory; a copy only if they do not lie so already, in any order."""
     order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
     permuted = tensor.permute(order)
     return permuted if permuted.is_contiguous() else tensor.contiguous()
@@ -146,7 +165,8 @@ def _array_view(values: Any, name: str) -> View:
         if array.dtype.kind not in "fiub":
             raise TypeError(f"{name}: expected numbers, got an array of {array.dtype}")
         native = array.dtype.newbyteorder("=")
-        array = array.astype(native if native.name in _CODES_BY_NAME else np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            array = array.astype(native if native.name in _CODES_BY_NAME else np.float64)
         code = _CODES_BY_NAME[array.dtype.name]
     if not (array.flags.aligned and (array.flags.c_contiguous or array.flags.f_contiguous)):
         array = np.array(array, order="C")
@@ -158,12 +178,25 @@ def _as_array(values: Any, name: str) -> np.ndarray[Any, Any]:
         return values.compressed()
     if isinstance(values, (str, bytes)) or values is None:
         raise TypeError(f"{name}: expected a tensor, an array or numbers, got {type(values).__name__}")
-    if isinstance(values, (list, tuple)) and values and all(isinstance(v, torch.Tensor) for v in values):
-        values = [v.detach().to("cpu", torch.float64).numpy() for v in values]
     try:
-        array = np.asarray(values)
+        array = np.asarray(_without_tensors(values, name))
     except ValueError as error:
         raise TypeError(f"{name}: expected numbers in a regular shape: {error}") from error
     if array.dtype == object:
-        raise TypeError(f"{name}: expected a tensor, an array or numbers, got {type(values).__name__}")
+        kind = type(values).__name__
+        raise TypeError(f"{name}: expected a tensor, an array or numbers, got objects in a {kind}")
     return array
+
+
+def _without_tensors(values: Any, name: str) -> Any:
+    """A nested list with float64 arrays for tensors: NumPy takes none that require grad, and no bfloat16."""
+    if isinstance(values, torch.Tensor):
+        tensor, _ = _readable(values, name)
+        if tensor.layout is not torch.strided:
+            tensor = tensor.to_dense()
+        return tensor.detach().to("cpu", torch.float64).numpy()
+    if isinstance(values, (list, tuple)) and any(
+        issubclass(kind, (list, tuple, torch.Tensor)) for kind in set(map(type, values))
+    ):
+        return [_without_tensors(value, name) for value in values]
+    return values

@@ -1,0 +1,51 @@
+"""Fixtures and settings for all tests. What a test changes in the process must not reach the next one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import settings
+
+from fastlog.native import core
+
+settings.register_profile(
+    "fastlog", deadline=None, derandomize=bool(os.environ.get("CI")), print_blob=True, max_examples=60
+)
+settings.load_profile("fastlog")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        if os.environ.get("FASTLOG_REQUIRE_CUDA") == "1":
+            pytest.fail("FASTLOG_REQUIRE_CUDA=1, but torch sees no CUDA device")
+        pytest.skip("no CUDA device")
+
+
+@pytest.fixture(scope="module", params=core.cpu_paths())
+def cpu_path(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs the test once on every compiled CPU path that this machine can run."""
+    chosen = core.cpu_path()
+    core.choose_cpu_path(request.param)
+    yield request.param
+    core.choose_cpu_path(chosen)
+
+
+def _process_state() -> dict[str, object]:
+    smallest, one = torch.tensor([5e-324, 1.0], dtype=torch.float64)
+    return {
+        "torch.get_num_threads()": torch.get_num_threads(),
+        "denormals are flushed": bool(smallest * one == 0),
+        "torch.get_default_dtype()": torch.get_default_dtype(),
+        "CPU path": core.cpu_path(),
+    }
+
+
+@pytest.fixture(autouse=True)
+def process_state_stays() -> Iterator[None]:
+    """Fails a test that leaves a process-wide setting behind."""
+    before = _process_state()
+    yield
+    assert _process_state() == before
