@@ -1,0 +1,306 @@
+"""The asynchronous queue between the training thread and the files."""
+
+from __future__ import annotations
+
+import atexit
+import math
+import multiprocessing
+import os
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from multiprocessing.util import Finalize, register_after_fork
+from typing import Any, Literal
+
+from fastlog.events import Item
+from fastlog.queue_worker import QueueOptions, QueueWorker, WorkerThread
+from fastlog.sinks.base import Sink
+
+_CLOSE_GRACE = 5.0  # how long close() goes on trying a sink in trouble
+_HANG_SECS = 120.0  # flush() and close() wait no longer for a sink that finishes nothing
+
+_queues: weakref.WeakSet[AsyncQueue] = weakref.WeakSet()
+
+
+class AsyncQueue(QueueWorker):
+    """Bounded, ordered, durable on request, and never in the way of training.
+
+    - ``put`` costs the calling thread about half a microsecond. Only under ``overflow="block"`` can it wait:
+      for ``block_timeout``, once; then it drops at once until the sink makes progress again.
+    - First in, first out. What waits is handed to the operating system within 0.2 s while the sink keeps up.
+    - A sink in trouble keeps its events waiting, within the limits, and is tried again after growing pauses;
+      until then the other sinks of this queue wait with it.
+    - Each event that came is in exactly one of ``written``, ``dropped`` and ``depth`` of ``stats()``; a job
+      counts as one event.
+    - Drops and errors are said in one warning per cause, out of the next call, and drops in a scalar series
+      ``fastlog/dropped`` in the first sink.
+    - A forked child inherits no events and no counts, and starts a worker of its own. A pickled queue is an
+      empty one with the same options.
+
+    Args:
+        queue_events, queue_bytes: limits of what waits. An event larger than ``queue_bytes`` is dropped.
+        overflow: what happens when full. ``drop_oldest``: the oldest histogram or image goes, then the oldest
+            other event. ``drop_newest``: the newest histogram or image that waits goes to admit another
+            event, else the newcomer goes. ``block``: waits, then as ``drop_newest``.
+        block_timeout: seconds, or None for as long as it takes.
+        on_error: "raise": what a sink raises comes as SinkError out of the next call, which does no more.
+        flush_secs: from a write to its fsync or upload.
+        clock: seconds, monotonic; for tests.
+
+    Raises:
+        ValueError: a limit is not positive, a time is negative, or a name is unknown.
+    """
+
+    def __init__(
+        self,
+        *,
+        queue_events: int,
+        queue_bytes: int,
+        overflow: Literal["block", "drop_oldest", "drop_newest"],
+        block_timeout: float | None,
+        on_error: Literal["warn", "raise"],
+        flush_secs: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        options = QueueOptions(queue_events, queue_bytes, overflow, block_timeout, on_error, flush_secs)
+        super().__init__(options, clock)
+        _queues.add(self)
+
+    def attach(self, sink: Sink) -> None:
+        """Makes ``close`` close this sink, used or not. The first one gets ``fastlog/dropped``."""
+        with self._lock:
+            self._delivery.attach(sink)
+
+    def put(
+        self, sink: Sink, item: Item, nbytes: int, first_to_go: bool = False, since: float | None = None
+    ) -> None:
+        """Enqueues an item of :mod:`fastlog.events`.
+
+        Args:
+            nbytes: what it holds in memory, for ``queue_bytes``.
+            first_to_go: dropped before others: histograms, images.
+            since: the clock when the user's call began, for ``caller_seconds`` of ``stats()``.
+
+        Raises:
+            SinkError: under ``on_error="raise"``, once after a sink raised; the item is not enqueued then.
+        """
+        if since is None:
+            since = self._clock()
+        backlog = self._backlog
+        with self._lock:
+            if backlog.depth < self._event_mark and backlog.bytes + nbytes <= self._byte_mark:
+                self._caller_seconds += self._clock() - since
+                backlog.append(sink, item, nbytes, since, first_to_go)
+                return
+        self._put_with_care(sink, item, nbytes, first_to_go, since)
+
+    def _put_with_care(self, sink: Sink, item: Item, nbytes: int, first_to_go: bool, since: float) -> None:
+        wait_until = -math.inf
+        if self._options.overflow == "block" and not _on_worker():
+            timeout = self._options.block_timeout
+            wait_until = math.inf if timeout is None else self._clock() + timeout
+        done = False
+        while not done:
+            self._relay.warn()
+            self._relay.raise_error()
+            with self._lock:
+                done = self._admit(sink, item, nbytes, first_to_go, since, wait_until)
+                has_worker = self._call_worker()
+                if not done and has_worker:
+                    self._wait(self._changed, wait_until - self._clock())
+            if not has_worker:
+                self._work_here()
+        self._relay.warn()
+        with self._lock:
+            self._caller_seconds += self._clock() - since
+
+    def _admit(
+        self, sink: Sink, item: Item, nbytes: int, first_to_go: bool, since: float, wait_until: float
+    ) -> bool:
+        """Appends or drops; False: wait for room."""
+        backlog = self._backlog
+        if nbytes > backlog.max_bytes:
+            backlog.refuse("too_large")
+            self._tell_drop(
+                "too_large", f"an event of {nbytes:,} bytes is dropped: queue_bytes is {backlog.max_bytes:,}."
+            )
+            return True
+        if not backlog.fits(nbytes):
+            if not self._stalled and self._clock() < wait_until:
+                return False
+            if wait_until > -math.inf and not self._stalled:
+                self._stalled = True
+                self._changed.notify_all()
+            self._tell_drop(
+                "overflow",
+                f"the queue is full ({backlog.depth:,} events, {backlog.bytes:,} bytes): dropping, as "
+                f"overflow={self._options.overflow!r} says, until the files keep up.",
+            )
+            oldest = self._options.overflow == "drop_oldest"
+            if not backlog.make_room(nbytes, first_to_go, oldest, "overflow"):
+                backlog.refuse("overflow")
+                return True
+        backlog.append(sink, item, nbytes, since, first_to_go)
+        return True
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Returns when all that any thread put before is in the files and fsynced (or uploaded), or dropped.
+
+        Without a timeout it does not wait for a sink that fails, or that finishes nothing for two minutes: it
+        warns, under ``on_error="raise"`` raises, and returns.
+
+        Args:
+            timeout: seconds.
+
+        Raises:
+            TimeoutError: the time is up; says how much is left.
+            SinkError: under ``on_error="raise"``, a sink has raised.
+        """
+        began = self._clock()
+        with self._lock:
+            target = self._backlog.accepted
+            round_ = self._rounds
+            needed = target > self._flushed_to or bool(self._delivery.unsynced)
+            if needed:
+                self._flush_to = max(self._flush_to, target)
+                self._flushed_to = min(self._flushed_to, target - 1)
+        if needed:
+            patient = timeout is not None
+            self._ask_and_wait(
+                lambda: self._flushed_to >= target or (not patient and self._failed_round > round_), timeout
+            )
+        with self._lock:
+            self._caller_seconds += self._clock() - began
+            reached = self._flushed_to >= target or _on_worker()
+            left, nbytes = self._backlog.count_to(target)
+        self._relay.warn()
+        self._relay.raise_error()
+        if not reached:
+            message = (
+                f"flush: {left:,} of the events logged before ({nbytes:,} bytes) are not yet in the files"
+                f" (last error: {self._relay.last_error})"
+            )
+            if timeout is not None:
+                raise TimeoutError(f"{message}; waited {timeout} s")
+            self._relay.tell("flush", f"fastlog: {message}")
+            self._relay.warn()
+
+    def close(self, timeout: float | None = None) -> None:
+        """Flushes, closes the sinks and ends the worker. A later ``put`` opens them again. Idempotent.
+
+        What a sink in trouble does not take within 5 seconds, or ``timeout``, or for two minutes of finishing
+        nothing, is dropped, counted and warned about.
+
+        Args:
+            timeout: seconds.
+
+        Raises:
+            SinkError: under ``on_error="raise"``, a sink has raised.
+        """
+        if sys.is_finalizing():
+            return  # the worker is frozen, maybe inside the lock
+        began = self._clock()
+        with self._lock:
+            if not self._delivery.is_open and not self._backlog.depth:
+                return
+            self._close_to = self._backlog.accepted
+            self._close_by = began + (_CLOSE_GRACE if timeout is None else min(timeout, _CLOSE_GRACE))
+            closes = self._closes
+        self._ask_and_wait(lambda: self._closes > closes, timeout)
+        with self._lock:
+            if self._closes == closes and not _on_worker():
+                self._backlog.drop_waiting("close")
+                self._tell_total()
+            self._caller_seconds += self._clock() - began
+        self._relay.warn()
+        self._relay.raise_error()
+
+    def stats(self) -> dict[str, Any]:
+        """Counts and times so far.
+
+        ``accepted`` events put, ``written`` handed to the operating system, ``dropped`` by reason
+        (``overflow``; ``too_large``; ``invalid``: could not be encoded; ``close``: left when the sinks were
+        closed); ``depth`` and ``bytes`` waiting now, ``max_depth`` and ``max_bytes`` at most so far;
+        ``oldest_seconds``, the age of the oldest event that waits; ``caller_seconds`` that calling threads
+        spent in fastlog; ``worker_cpu_seconds`` and ``worker_wall_seconds`` of work; ``errors`` of sinks and
+        jobs, and ``last_error`` (str or None).
+        """
+        with self._lock:
+            backlog = self._backlog
+            since = backlog.oldest_since()
+            return {
+                "accepted": backlog.accepted,
+                "written": backlog.written,
+                "dropped": dict(backlog.dropped),
+                "depth": backlog.depth,
+                "bytes": backlog.bytes,
+                "max_depth": backlog.deepest,
+                "max_bytes": backlog.largest,
+                "oldest_seconds": 0.0 if since is None else self._clock() - since,
+                "caller_seconds": self._caller_seconds,
+                "worker_cpu_seconds": self._worker_cpu_seconds,
+                "worker_wall_seconds": self._worker_wall_seconds,
+                "errors": self._relay.errors,
+                "last_error": self._relay.last_error,
+            }
+
+    def _ask_and_wait(self, answered: Callable[[], bool], timeout: float | None) -> None:
+        """Wakes the worker and waits for its answer, until the time is up or the worker hangs."""
+        began = self._clock()
+        with self._lock:
+            self._hurry = True
+            has_worker = self._call_worker()
+        if _on_worker():
+            return
+        if not has_worker:
+            self._work_here()
+        with self._lock:
+            while not answered():
+                give_up = max(began, self._progress_at) + _HANG_SECS if timeout is None else began + timeout
+                left = give_up - self._clock()
+                if left <= 0 or not self._call_worker():
+                    return
+                self._wait(self._changed, left)
+
+    def __getstate__(self) -> QueueOptions:
+        return self._options
+
+    def __setstate__(self, options: QueueOptions) -> None:
+        super().__init__(options, time.monotonic)
+        _queues.add(self)
+
+
+def _on_worker() -> bool:
+    return isinstance(threading.current_thread(), WorkerThread)
+
+
+def _close_all() -> None:
+    """For the end of the process. What is put later is written at once, by its caller."""
+    QueueWorker.exiting = True
+    failure: Exception | None = None
+    for queue in list(_queues):
+        try:
+            queue.close()
+        except Exception as error:
+            failure = error
+    if failure is not None:
+        raise failure
+
+
+def _close_at_exit_of_child(_: object = None) -> None:
+    # multiprocessing's children leave by os._exit: atexit says nothing there, but this does.
+    Finalize(None, _close_all, exitpriority=100)
+
+
+def _after_fork_in_child() -> None:
+    for queue in list(_queues):
+        queue._begin()
+
+
+atexit.register(_close_all)
+os.register_at_fork(after_in_child=_after_fork_in_child)
+register_after_fork(_close_all, _close_at_exit_of_child)
+if multiprocessing.parent_process() is not None:
+    _close_at_exit_of_child()

@@ -1,0 +1,337 @@
+"""The worker's side of the queue: when it wakes, what a round of work is, what a sink in trouble gets."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from fastlog.backlog import Backlog
+from fastlog.delivery import Delivery, Outcome
+from fastlog.relay import Relay
+
+_BATCH_SECS = 0.05  # an event waits this long for company ...
+_CROWD_EVENTS, _CROWD_BYTES = 8192, 16 << 20  # ... unless so much, or half of what the queue may hold, waits
+_LINGER_SECS = 0.1  # a worker without work looks again by itself, before a put has to wake it
+_IDLE_SECS = 5.0  # and ends after this long
+_CHUNK_EVENTS, _CHUNK_BYTES = 1024, 1 << 20  # taken and written at a time
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0  # before a sink in trouble is tried again
+_CLOSE_PAUSE = 0.25  # the same while close() waits
+_LONGEST_WAIT = 3600.0  # threading refuses infinity
+_DROPPED_TAG = "fastlog/dropped"
+_DROPPED_SECS = 1.0  # at most one point of that series in this time
+
+
+@dataclass(frozen=True)
+class QueueOptions:
+    """The arguments of :class:`fastlog.async_queue.AsyncQueue`, checked.
+
+    Raises:
+        ValueError: a limit is not positive, a time is negative, or a name is unknown.
+    """
+
+    queue_events: int
+    queue_bytes: int
+    overflow: Literal["block", "drop_oldest", "drop_newest"]
+    block_timeout: float | None
+    on_error: Literal["warn", "raise"]
+    flush_secs: float
+
+    def __post_init__(self) -> None:
+        for name in ("queue_events", "queue_bytes"):
+            if not getattr(self, name) >= 1:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)!r}")
+        for name in ("block_timeout", "flush_secs"):
+            if not (getattr(self, name) or 0) >= 0:
+                raise ValueError(f"{name} must not be negative: {getattr(self, name)!r}")
+        if self.overflow not in ("block", "drop_oldest", "drop_newest"):
+            raise ValueError(f"overflow must be block, drop_oldest or drop_newest, not {self.overflow!r}")
+        if self.on_error not in ("warn", "raise"):
+            raise ValueError(f"on_error must be warn or raise, not {self.on_error!r}")
+
+
+class WorkerThread(threading.Thread):
+    """Marks the threads that must never wait for a queue, be it another's: finalizers run on any thread."""
+
+
+class QueueWorker:
+    """A backlog, the sinks, and the thread that brings one to the other while there is something to do.
+
+    A round: all that waits when it begins is written, chunk by chunk, and callers who wait for a flush or
+    close are answered as soon as what they cover is written. Where a sink fails it ends, and the next one
+    comes after a pause.
+    """
+
+    exiting = False  # the process ends: no more threads
+
+    def __init__(self, options: QueueOptions, clock: Callable[[], float]) -> None:
+        self._options = options
+        self._clock = clock
+        self._crowd_events = min(_CROWD_EVENTS, max(1, options.queue_events // 2))
+        self._crowd_bytes = min(_CROWD_BYTES, options.queue_bytes // 2)
+        self._begin()
+
+    def _begin(self) -> None:
+        """The state of a queue to which nothing has come yet; in a forked child, once more."""
+        # Reentrant: a signal handler may flush while the thread it interrupts is inside put.
+        self._lock = threading.RLock()
+        self._work_to_do = threading.Condition(self._lock)
+        self._changed = threading.Condition(self._lock)  # room made, a round over, the sinks closed
+        self._backlog = Backlog(self._options.queue_events, self._options.queue_bytes)
+        self._delivery = Delivery()
+        self._relay = Relay(self._options.on_error)
+        # Below both marks a put has nothing to do but append.
+        self._event_mark = self._byte_mark = 0
+        self._stalled = False  # a caller has waited in vain, and nothing was written since
+        self._worker: threading.Thread | None = None
+        self._waiting: Literal["no", "nap", "sleep"] = "no"  # asleep, only a notify wakes it in time
+        # What callers wait for. Events are known by their number.
+        self._hurry = False  # try now, whatever the pause
+        self._flush_to = self._flushed_to = 0
+        self._close_to: int | None = None
+        self._close_by = math.inf
+        self._closes = 0
+        self._rounds = self._failed_round = 0
+        self._progress_at = -math.inf  # when a sink last finished something, be it by raising
+        # A sink in trouble.
+        self._pause = 0.0
+        self._retry_at = -math.inf
+        self._sync_first = False
+        self._sync_due = math.inf
+        self._reported = 0  # of the drops, in their series
+        self._reported_at = -math.inf
+        self._caller_seconds = self._worker_cpu_seconds = self._worker_wall_seconds = 0.0
+
+    # ---- waking, under the lock
+
+    def _call_worker(self) -> bool:
+        """Starts or wakes the worker where it has to act; False if no thread can be started (any more)."""
+        if self._worker is None:
+            if QueueWorker.exiting:
+                return False
+            self._worker = WorkerThread(target=self._run, name="fastlog", daemon=True)
+            try:
+                self._worker.start()
+            except RuntimeError:
+                self._worker = None
+                return False
+        elif self._waiting == "sleep" or (self._waiting == "nap" and (self._hurry or self._crowded())):
+            self._waiting = "no"
+            self._work_to_do.notify()
+        self._set_marks()
+        return True
+
+    def _crowded(self) -> bool:
+        backlog = self._backlog
+        return not self._pause and (backlog.depth >= self._crowd_events or backlog.bytes >= self._crowd_bytes)
+
+    def _set_marks(self) -> None:
+        if self._worker is None or self._waiting == "sleep" or self._relay.pending:
+            self._event_mark = self._byte_mark = 0
+        elif self._waiting == "nap" and not self._pause:
+            self._event_mark, self._byte_mark = self._crowd_events, self._crowd_bytes
+        else:
+            self._event_mark, self._byte_mark = self._backlog.max_events, self._backlog.max_bytes
+
+    def _wait(self, condition: threading.Condition, seconds: float) -> None:
+        condition.wait(min(max(seconds, 0.0), _LONGEST_WAIT))
+
+    # ---- the thread
+
+    def _run(self) -> None:
+        me = threading.current_thread()
+        while self._await_work(me):
+            self._work(me)
+
+    def _await_work(self, me: threading.Thread) -> bool:
+        """Waits until there is something to do; False when this thread's time is over."""
+        with self._lock:
+            idle_since = self._clock()
+            while self._worker is me:
+                now = self._clock()
+                due = self._due(now)
+                if due <= now:
+                    break
+                if due == math.inf and (now >= idle_since + _IDLE_SECS or not self._delivery.is_open):
+                    self._worker = None
+                    break
+                nap_to = due if self._backlog.depth or self._pause else min(due, idle_since + _LINGER_SECS)
+                sleep_to = min(due, max(idle_since, now) + _IDLE_SECS)
+                self._waiting = "nap" if nap_to > now else "sleep"
+                self._set_marks()
+                self._wait(self._work_to_do, (nap_to if nap_to > now else sleep_to) - now)
+            self._waiting = "no"
+            self._set_marks()
+            return self._worker is me
+
+    def _due(self, now: float) -> float:
+        """When there is something to do next; infinity: nothing is left to do."""
+        if self._hurry or self._crowded():
+            return now
+        if self._pause:
+            return self._retry_at
+        oldest = self._backlog.oldest_since()
+        return min(self._sync_due, math.inf if oldest is None else oldest + _BATCH_SECS)
+
+    def _work_here(self) -> None:
+        """A round on the calling thread, where no worker can be started. Tries each thing once."""
+        me = threading.current_thread()
+        with self._lock:
+            if self._worker is not None:
+                return
+            self._worker = me
+            self._close_by = -math.inf
+        self._work(me)
+        with self._lock:
+            if self._worker is me:
+                self._worker = None
+            self._set_marks()
+
+    def _work(self, me: threading.Thread) -> None:
+        cpu, wall = time.thread_time(), self._clock()
+        with self._lock:
+            self._rounds += 1
+            self._hurry = False
+        try:
+            self._round(me)
+        except BaseException as error:
+            self._in_trouble(me, error)
+        with self._lock:
+            self._worker_cpu_seconds += time.thread_time() - cpu
+            self._worker_wall_seconds += self._clock() - wall
+            self._changed.notify_all()
+
+    def _round(self, me: threading.Thread) -> None:
+        with self._lock:
+            last = self._backlog.accepted
+        if self._sync_first:
+            self._sync(self._flushed_to)
+        while True:
+            with self._lock:
+                if self._worker is not me:
+                    return
+                chunk = self._backlog.take(_CHUNK_EVENTS, _CHUNK_BYTES)
+            if chunk:
+                outcome = self._delivery.write(chunk)
+                if not self._account(me, outcome):
+                    return
+                if outcome.error is not None:
+                    raise outcome.error
+            self._report_drops(_DROPPED_SECS)
+            self._answer()
+            with self._lock:
+                # What came meanwhile waits for company: else a busy caller is met chunk after tiny chunk.
+                if self._backlog.first_number() > last:
+                    self._pause = 0.0
+                    return
+
+    def _account(self, me: threading.Thread, outcome: Outcome) -> bool:
+        """Books what became of a chunk; False in the child of a job that forked, where it does not count."""
+        with self._lock:
+            if self._worker is not me:
+                return False
+            self._progress_at = self._clock()
+            self._backlog.settle(outcome.written)
+            self._backlog.drop(outcome.invalid, "invalid")
+            self._backlog.put_back(outcome.left)
+            if outcome.why_invalid is not None:
+                self._relay.error("an event cannot be written", outcome.why_invalid, "It is dropped.")
+            if outcome.written:
+                self._pause = 0.0
+                self._stalled = False
+                if self._sync_due == math.inf:
+                    self._sync_due = self._progress_at + self._options.flush_secs
+            self._set_marks()
+            self._changed.notify_all()
+            return True
+
+    def _answer(self) -> None:
+        """fsyncs and closes where that is due, or asked for by callers whose events are all written."""
+        with self._lock:
+            first = self._backlog.first_number()
+            close_to = self._close_to
+            closing = close_to is not None and first > close_to
+            flushing = first > self._flush_to > self._flushed_to
+            due = self._clock() >= self._sync_due
+        if closing:
+            self._report_drops(0)
+        if closing or flushing or due:
+            self._sync(first - 1)
+        if closing:
+            self._close_sinks()
+
+    def _sync(self, number: int) -> None:
+        """Makes durable what was written: all events up to ``number``."""
+        self._sync_first = True  # until it succeeds: a remote store keeps in memory what it could not send
+        self._delivery.sync()
+        with self._lock:
+            self._sync_first = False
+            self._sync_due = math.inf
+            self._flushed_to = max(self._flushed_to, number)
+            self._progress_at = self._clock()
+            self._changed.notify_all()
+
+    def _close_sinks(self) -> None:
+        close_to = self._close_to
+        errors = self._delivery.close()
+        with self._lock:
+            for error in errors:
+                self._relay.error("a file cannot be closed", error, "Its last events may be missing.")
+            self._closes += 1
+            if self._close_to == close_to:  # else somebody asks to close what came since
+                self._close_to = None
+            self._pause = 0.0
+            self._sync_first = False
+            self._sync_due = math.inf
+            self._progress_at = self._clock()
+            self._tell_total()
+
+    # ---- trouble
+
+    def _in_trouble(self, me: threading.Thread, error: BaseException) -> None:
+        with self._lock:
+            if self._worker is not me:
+                return
+            now = self._progress_at = self._clock()
+            closing = self._close_to is not None
+            self._failed_round = self._rounds
+            self._pause = min(max(2 * self._pause, _FIRST_PAUSE), _LONGEST_PAUSE)
+            self._retry_at = now + (min(self._pause, _CLOSE_PAUSE) if closing else self._pause)
+            self._relay.error(
+                "events cannot be written",
+                error,
+                "They wait, within the queue's limits, and are tried again; training goes on.",
+            )
+            if not closing or now < self._close_by:
+                self._set_marks()
+                return
+            self._backlog.drop_waiting("close")
+        with contextlib.suppress(BaseException):
+            self._report_drops(0)
+        self._close_sinks()
+
+    def _report_drops(self, every: float) -> None:
+        with self._lock:
+            total = self._backlog.total_dropped
+        now = self._clock()
+        if total > self._reported and now >= self._reported_at + every:
+            self._delivery.report(_DROPPED_TAG, total)
+            self._reported = total
+            self._reported_at = now
+
+    def _tell_drop(self, cause: str, message: str) -> None:
+        self._relay.tell(cause, f"fastlog: {message} stats() and the series {_DROPPED_TAG} count the drops.")
+        self._set_marks()
+
+    def _tell_total(self) -> None:
+        dropped = self._backlog.dropped
+        if dropped:
+            total = self._backlog.total_dropped
+            by_reason = ", ".join(f"{reason} {count:,}" for reason, count in dropped.items())
+            message = f"fastlog: {total:,} of {self._backlog.accepted:,} events were dropped: {by_reason}"
+            self._relay.tell(f"total {total}", message)
+        self._set_marks()

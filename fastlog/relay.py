@@ -1,0 +1,75 @@
+"""What the worker has to say, kept until a thread of the program's own can say it."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections import deque
+from typing import Literal
+
+from fastlog.faults import FastlogWarning
+from fastlog.sinks.base import SinkError
+
+
+class Relay:
+    """Warnings, one for each cause, and under ``on_error="raise"`` the latest error.
+
+    The worker tells; the next call on another thread warns or raises, so that Python's warning filters and
+    the user's ``except`` see them where the user's code is. Thread-safe.
+    """
+
+    def __init__(self, on_error: Literal["warn", "raise"]) -> None:
+        self._on_error = on_error
+        self._told: set[str] = set()
+        self._messages: deque[str] = deque()
+        self._to_raise: deque[BaseException] = deque(maxlen=1)
+        self.errors = 0
+        self.last_error: str | None = None
+
+    @property
+    def pending(self) -> bool:
+        """Whether ``warn`` or ``raise_error`` has something to do."""
+        return bool(self._messages or self._to_raise)
+
+    def tell(self, cause: str, message: str) -> None:
+        """Keeps a warning unless this cause has been told."""
+        if cause not in self._told:
+            self._told.add(cause)
+            self._messages.append(message)
+
+    def error(self, doing: str, error: BaseException, then: str) -> None:
+        """Counts an error; keeps it to be raised, or a warning about its kind."""
+        self.errors += 1
+        self.last_error = f"{doing}: {type(error).__name__}: {error}"
+        if self._on_error == "raise":
+            self._to_raise.append(error)
+        else:
+            cause = f"{doing} {type(error).__name__} {getattr(error, 'errno', '')}"
+            self.tell(cause, f"fastlog: {self.last_error}. {then}")
+
+    def warn(self) -> None:
+        """Issues the warnings kept, at the user's line of code."""
+        while self._messages:
+            try:
+                message = self._messages.popleft()
+            except IndexError:  # another thread was faster
+                return
+            warnings.warn(message, FastlogWarning, stacklevel=_level_outside())
+
+    def raise_error(self) -> None:
+        """Raises SinkError from the error kept, once."""
+        try:
+            error = self._to_raise.popleft()
+        except IndexError:
+            return
+        raise SinkError(self.last_error) from error
+
+
+def _level_outside() -> int:
+    """The ``stacklevel`` for the caller that leads to the first frame outside this package."""
+    level = 1
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "fastlog":
+        frame = frame.f_back
+        level += 1
+    return level

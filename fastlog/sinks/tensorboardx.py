@@ -1,0 +1,151 @@
+"""Event files as tensorboardX makes them, in a local directory or a remote store."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import socket
+import time
+import weakref
+from collections.abc import Sequence
+
+from tensorboardX.proto.event_pb2 import Event
+
+from fastlog._core import encode_events
+from fastlog.events import RAW, Item
+from fastlog.sinks.base import InvalidItems, PartialWrite
+from fastlog.sinks.outputs import Output, open_output
+
+_file_numbers = itertools.count()
+_sinks: weakref.WeakSet[EventFileSink] = weakref.WeakSet()
+
+
+class EventFileSink:
+    """Writes events to a file of its own in ``logdir``, and goes on in a new one where it has to.
+
+    That is after ``close``, after the file or its directory was deleted, after an error from which a file may
+    not recover, and in a forked child or an unpickled copy. Files of one sink sort in the order they were
+    begun, as TensorBoard reads them. A child or copy writes to ``logdir/pid-<pid>``: TensorBoard stops
+    watching a file once a newer one appears beside it.
+
+    Args:
+        logdir: a directory, made where missing, or a URL (``s3://``, ``gs://``, a prefix registered with
+            tensorboardX, or one that fsspec knows).
+        filename_suffix: ends the file names.
+
+    Raises:
+        OSError: the directory or file cannot be made. For URLs also what the store's client raises.
+    """
+
+    def __init__(self, logdir: str, filename_suffix: str = "") -> None:
+        self._logdir = logdir
+        self._suffix = filename_suffix
+        self._inherited = False
+        self._output: Output | None = None
+        self._fresh = False  # the file has no events yet
+        self._last_second = 0
+        _sinks.add(self)
+        self._open()
+
+    def get_logdir(self) -> str:
+        """``logdir`` as given."""
+        return self._logdir
+
+    def write(self, items: Sequence[Item]) -> None:
+        """Appends the items' records in one write; see :class:`fastlog.sinks.base.Sink`."""
+        records = _encode(items)
+        if self._output is not None and self._output.damaged:
+            self._output.abandon(delete=self._fresh)
+            self._output = None
+        output = self._output or self._open()
+        try:
+            output.append(records)
+        except PartialWrite as error:
+            if error.errno == errno.EFBIG and self._fresh and error.written == 0:
+                raise InvalidItems([0], error) from error  # a new file holds no more
+            raise
+        self._fresh = False
+
+    def flush(self) -> None:
+        """fsync, or upload, of the file. A large remote file is closed: uploads always send all of it."""
+        if self._output is not None:
+            if self._output.full:
+                self.close()
+            else:
+                self._output.sync()
+
+    def close(self) -> None:
+        """Flushes and closes the file."""
+        if self._output is not None:
+            self._output.close()
+            self._output = None
+
+    def _open(self) -> Output:
+        directory = os.path.join(self._logdir, f"pid-{os.getpid()}") if self._inherited else self._logdir
+        # Never a name that sorts before our last one, whatever the clock does.
+        self._last_second = max(self._last_second, int(time.time()))
+        output = None
+        while output is None:
+            name = (
+                f"events.out.tfevents.{self._last_second:010d}.{socket.gethostname()}"
+                f".{next(_file_numbers):06d}.{os.getpid()}{self._suffix}"
+            )
+            try:
+                output = open_output(os.path.join(directory, name))
+            except FileExistsError as error:
+                if not str(error.filename).endswith(name):
+                    raise  # something else stands where the directory should be
+        version = Event(wall_time=time.time(), file_version="brain.Event:2")
+        try:
+            output.append(encode_events([(RAW, version.SerializeToString())]))
+        except BaseException:
+            output.abandon(delete=True)
+            raise
+        self._output = output
+        self._fresh = True
+        return output
+
+    def _become_child(self) -> None:
+        if self._output is not None:
+            self._output.abandon()
+        self._output = None
+        self._inherited = True
+
+    def __getstate__(self) -> dict[str, str]:
+        return {"logdir": self._logdir, "suffix": self._suffix}
+
+    def __setstate__(self, state: dict[str, str]) -> None:
+        self._logdir = state["logdir"]
+        self._suffix = state["suffix"]
+        self._inherited = True
+        self._output = None
+        self._fresh = False
+        self._last_second = 0
+        _sinks.add(self)
+
+
+def _encode(items: Sequence[Item]) -> bytes:
+    try:
+        return encode_events(items)
+    except MemoryError:
+        raise
+    except Exception as error:
+        invalid = [i for i, item in enumerate(items) if not _encodable(item)]
+        raise InvalidItems(invalid, error) from error
+
+
+def _encodable(item: Item) -> bool:
+    try:
+        encode_events([item])
+    except Exception:
+        return False
+    return True
+
+
+def _after_fork_in_child() -> None:
+    for sink in list(_sinks):
+        sink._become_child()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

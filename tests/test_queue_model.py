@@ -1,0 +1,200 @@
+"""The queue against a model that is a list: every policy, with a sink that fails in every way that it may."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from queue_doubles import ManualQueue
+
+from fastlog.events import HISTOGRAM, JOB, SCALAR, Item
+from fastlog.sinks.base import InvalidItems, PartialWrite
+from fastlog.sinks.memory import MemorySink
+
+MAX_EVENTS, MAX_BYTES = 6, 100
+
+# What the next calls of a sink's write do: None is success.
+mishaps = st.lists(
+    st.none()
+    | st.just("fails")
+    | st.tuples(st.just("stops after"), st.integers(0, 3))
+    | st.tuples(st.just("refuses"), st.sets(st.integers(0, 3), min_size=1)),
+    max_size=4,
+)
+
+
+class ScriptedSink(MemorySink):
+    def __init__(self) -> None:
+        super().__init__()
+        self.script: list[Any] = []
+        self.drops_said = 0.0
+
+    def write(self, items: Sequence[Item]) -> None:
+        if items[0][1] == "fastlog/dropped":
+            assert items[0][2] > self.drops_said
+            self.drops_said = items[0][2]
+            return
+        mishap = self.script.pop(0) if self.script else None
+        if mishap == "fails":
+            raise OSError("disk on fire")
+        if mishap is not None and mishap[0] == "stops after" and mishap[1] < len(items):
+            super().write(items[: mishap[1]])
+            raise PartialWrite(mishap[1], OSError(28, "full"))
+        if mishap is not None and mishap[0] == "refuses" and min(mishap[1]) < len(items):
+            raise InvalidItems(sorted(i for i in mishap[1] if i < len(items)), ValueError("odd"))
+        super().write(items)
+
+
+class QueueAgainstList(RuleBasedStateMachine):
+    overflow = "block"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: list[
+            tuple[int, int, int, bool, bool]
+        ] = []  # number, sink, bytes, first to go, is a job
+        self.written: list[list[int]] = [[], []]
+        self.dropped: Counter[str] = Counter()
+        self.accepted = 0
+        self.scripts: list[list[Any]] = [[], []]
+
+    @initialize()
+    def make(self) -> None:
+        self.sinks = [ScriptedSink(), ScriptedSink()]
+        self.queue = ManualQueue(
+            queue_events=MAX_EVENTS,
+            queue_bytes=MAX_BYTES,
+            overflow=self.overflow,
+            block_timeout=1e9,
+            on_error="warn",
+            flush_secs=1e9,
+            on_wait=self.model_round,
+        )
+
+    # ---- the model
+
+    def fits(self, nbytes: int) -> bool:
+        return len(self.waiting) < MAX_EVENTS and sum(e[2] for e in self.waiting) + nbytes <= MAX_BYTES
+
+    def model_put(self, entry: tuple[int, int, int, bool, bool]) -> None:
+        nbytes, first_to_go = entry[2:4]
+        if nbytes > MAX_BYTES:
+            self.dropped["too_large"] += 1
+            return
+        while not self.fits(nbytes):
+            softs = [e for e in self.waiting if e[3]]
+            others = [e for e in self.waiting if not e[3]]
+            if self.overflow == "drop_oldest":
+                victim = (softs or ([] if first_to_go else others) or [None])[0]
+            else:
+                victim = softs[-1] if softs and not first_to_go else None
+            self.dropped["overflow"] += 1
+            if victim is None:
+                return
+            self.waiting.remove(victim)
+        self.waiting.append(entry)
+
+    def model_round(self) -> None:
+        last = self.accepted
+        while self.waiting and self.waiting[0][0] <= last:
+            jobs = [i for i, e in enumerate(self.waiting) if e[4]]
+            n = 1 if jobs and jobs[0] == 0 else jobs[0] if jobs else len(self.waiting)
+            chunk, self.waiting = self.waiting[:n], self.waiting[n:]
+            left = []
+            for sink in dict.fromkeys(e[1] for e in chunk):
+                left += self.model_write(sink, [e for e in chunk if e[1] == sink])
+            if left:
+                self.waiting = sorted(left) + self.waiting
+                return
+
+    def model_write(self, sink: int, entries: list[Any]) -> list[Any]:
+        script = self.scripts[sink]
+        while entries:
+            mishap = script.pop(0) if script else None
+            if mishap == "fails":
+                return entries
+            if mishap is not None and mishap[0] == "stops after" and mishap[1] < len(entries):
+                self.written[sink] += [e[0] for e in entries[: mishap[1]]]
+                return entries[mishap[1] :]
+            if mishap is not None and mishap[0] == "refuses" and min(mishap[1]) < len(entries):
+                kept = [e for i, e in enumerate(entries) if i not in mishap[1]]
+                self.dropped["invalid"] += len(entries) - len(kept)
+                entries = kept
+                continue
+            self.written[sink] += [e[0] for e in entries]
+            return []
+        return []
+
+    # ---- what happens to both
+
+    @rule(sink=st.integers(0, 1), nbytes=st.integers(0, 60) | st.just(101), first_to_go=st.booleans())
+    def put(self, sink: int, nbytes: int, first_to_go: bool) -> None:
+        number = self.accepted + 1
+        item = (HISTOGRAM if first_to_go else SCALAR, f"tag {number}", b"", number, 0.0)
+        self.put_both((number, sink, nbytes, first_to_go, False), item)
+
+    @rule(sink=st.integers(0, 1), nbytes=st.integers(0, 60), first_to_go=st.booleans())
+    def put_job(self, sink: int, nbytes: int, first_to_go: bool) -> None:
+        number = self.accepted + 1
+        item = (SCALAR, f"tag {number}", 0.0, number, 0.0)
+        job = (JOB, lambda: [item], nbytes, first_to_go, "a job")
+        self.put_both((number, sink, nbytes, first_to_go, True), job)
+
+    def put_both(self, entry: tuple[int, int, int, bool, bool], item: Item) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.queue.put(self.sinks[entry[1]], item, entry[2], entry[3])
+        # Under "block" the model's rounds have run in on_wait by now.
+        self.accepted += 1
+        self.model_put(entry)
+
+    @rule()
+    def work(self) -> None:
+        self.model_round()
+        self.queue.work()
+
+    @rule(script=mishaps, sink=st.integers(0, 1))
+    def break_sink(self, script: list[Any], sink: int) -> None:
+        self.sinks[sink].script += script
+        self.scripts[sink] += script
+
+    @rule()
+    def flush(self) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.queue.flush()
+        if not self.waiting:
+            assert all(sink.flushed == len(sink.items) for sink in self.sinks)
+
+    @rule(seconds=st.floats(0, 3))
+    def time_passes(self, seconds: float) -> None:
+        self.queue._clock.now += seconds
+
+    @invariant()
+    def same_as_the_model(self) -> None:
+        if not hasattr(self, "queue"):
+            return
+        stats = self.queue.stats()
+        assert stats["accepted"] == self.accepted
+        assert stats["depth"] == len(self.waiting) <= MAX_EVENTS
+        assert stats["bytes"] == sum(e[2] for e in self.waiting) <= MAX_BYTES
+        assert stats["dropped"] == dict(self.dropped)
+        assert [[item[3] for item in sink.items] for sink in self.sinks] == self.written
+        assert stats["written"] == sum(map(len, self.written))
+        assert stats["accepted"] == stats["written"] + sum(stats["dropped"].values()) + stats["depth"]
+        assert stats["max_depth"] <= MAX_EVENTS
+        assert stats["max_bytes"] <= MAX_BYTES
+
+
+@pytest.mark.parametrize("overflow", ["block", "drop_oldest", "drop_newest"])
+def test_the_queue_is_the_list(overflow):
+    machine = type("Machine", (QueueAgainstList,), {"overflow": overflow})
+    run_state_machine_as_test(
+        machine, settings=settings(max_examples=80, stateful_step_count=40, deadline=None)
+    )
