@@ -1,0 +1,54 @@
+"""Values that cannot be logged, or not as they are: counted, and said once per place."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Literal
+
+from fastlog.relay import Relay
+from fastlog.sinks.base import SinkError
+
+
+class BadValues(Relay):
+    """What was wrong with the values logged; the worker may ``tell`` as well.
+
+    Args:
+        on_error: "warn" or "raise".
+    """
+
+    def __init__(self, on_error: Literal["warn", "raise"]) -> None:
+        super().__init__(on_error)
+        self.count = 0
+
+    def report(self, place: str, error: Exception) -> None:
+        """Counts a value that cannot be logged. Raises ``error`` under "raise", else warns once per place."""
+        self.count += 1
+        if self._on_error == "raise":
+            raise error
+        self.tell(place, f"{place}: nothing is logged: {type(error).__name__}: {error} (said once)")
+        self.warn()
+
+
+class Guard:
+    """A ``with`` block whose errors are bad values, but for TypeError, which is wrong use and passes.
+
+    Gives the ``time.monotonic()`` at which it began.
+    """
+
+    def __init__(self, bad_values: BadValues, place: str) -> None:
+        self._bad_values = bad_values
+        self._place = place
+
+    def __enter__(self) -> float:
+        if self._bad_values.pending:
+            self._bad_values.warn()
+        return time.monotonic()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        if not isinstance(error, Exception) or isinstance(error, (TypeError, SinkError)):
+            return False
+        self._bad_values.report(self._place, error)
+        return True

@@ -1,0 +1,169 @@
+"""Event writers in the shape of tensorboardX's, whose events go to an asynchronous queue."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import tensorboardX
+from tensorboardX.event_file_writer import EventFileWriter
+from tensorboardX.writer import DummyFileWriter
+
+from fastlog.async_queue import AsyncQueue
+from fastlog.events import JOB, RAW, Item
+from fastlog.sinks.base import Sink
+
+MAX_STEP = 2**63
+EVENT_BYTES = 200  # of Python objects around an event that waits
+
+
+def checked_step(step: Any) -> int | None:
+    """``step`` as tensorboardX takes it: anything that ``int`` takes, or None.
+
+    Raises:
+        TypeError, ValueError: no integer, or not within 64 bits.
+    """
+    if step is None:
+        return None
+    number = int(step)
+    if not -MAX_STEP <= number < MAX_STEP:
+        raise ValueError(f"global_step {number} does not fit 64 bits")
+    return number
+
+
+class EventWriter(EventFileWriter):  # type: ignore[misc]
+    """tensorboardX's ``EventFileWriter``, but fed through a queue.
+
+    Args:
+        logdir: the sink's directory.
+        queue: where events wait; shared by the writers of one ``SummaryWriter``.
+        sink: the file.
+    """
+
+    def __init__(self, logdir: str, queue: AsyncQueue, sink: Sink) -> None:
+        self._queue = queue
+        self._ev_writer = sink
+
+    def get_logdir(self) -> str:
+        """The directory of the event file."""
+        return self._ev_writer.get_logdir()
+
+    def add_event(self, event: Any) -> None:
+        """Enqueues an event proto (tensorboardX's or TensorBoard's), serialized now.
+
+        Raises:
+            TypeError: no event proto.
+        """
+        if not hasattr(event, "SerializeToString"):
+            raise TypeError(f"event must be an Event proto, not {type(event).__name__}")
+        data = event.SerializeToString()
+        self.put((RAW, data), len(data))
+
+    def put(self, item: Item, nbytes: int, first_to_go: bool = False, since: float | None = None) -> None:
+        """Enqueues an item that holds ``nbytes`` besides its own objects; see ``AsyncQueue.put``."""
+        self._queue.put(self._ev_writer, item, nbytes + EVENT_BYTES, first_to_go, since)
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Returns when all events logged before are in the file and fsynced; see ``AsyncQueue.flush``."""
+        self._queue.flush(timeout)
+
+    def close(self) -> None:
+        """Flushes and closes the queue and all its files."""
+        self._queue.close()
+
+    def reopen(self) -> None:
+        """Does nothing: a closed writer opens a new file at its next event."""
+
+
+class FileWriter(tensorboardX.FileWriter):  # type: ignore[misc]
+    """tensorboardX's ``FileWriter`` on top of a queue.
+
+    Args:
+        queue: where events wait; shared by the writers of one ``SummaryWriter``.
+        sink: the file.
+        observed: someone besides the file wants to see every call (Comet): there is no ``direct`` way then.
+
+    Attributes:
+        direct: ``(queue.put, sink)`` where an event needs nothing but its arguments, else None (inside
+            ``use_metadata``).
+    """
+
+    def __init__(self, queue: AsyncQueue, sink: Sink, observed: bool = False) -> None:
+        # wandb's sync_tensorboard learns of log directories from a subclass that it leaves in this place.
+        patched = tensorboardX.writer.EventFileWriter
+        kind = EventWriter if patched is EventFileWriter else type("EventWriter", (patched, EventWriter), {})
+        self.event_writer: EventWriter = kind(sink.get_logdir(), queue, sink)
+        self._default_metadata: dict[str, Any] = {}
+        self._shortcut = None if observed else (queue.put, sink)
+        self.direct: tuple[Callable[..., None], Sink] | None = self._shortcut
+
+    def beside(self, sink: Sink) -> FileWriter:
+        """A writer of another file on the same queue."""
+        return FileWriter(self.event_writer._queue, sink, self._shortcut is None)
+
+    def retire(self) -> None:
+        """Closes the file when all that was logged to it is written. A later event opens a new one."""
+        sink = self.event_writer._ev_writer
+
+        def run() -> list[Item]:
+            sink.close()
+            return []
+
+        self.put((JOB, run, 0, False, f"closing the file in {sink.get_logdir()}"), 0)
+
+    def stamp(self, step: Any, walltime: Any) -> tuple[int | None, float]:
+        """Step and wall time of an event: the arguments, else ``use_metadata``'s, else None and now."""
+        default = self._default_metadata
+        if step is None and default:
+            step = default["global_step"]
+        if walltime is None and default:
+            walltime = default["walltime"]
+        return checked_step(step), time.time() if walltime is None else float(walltime)
+
+    def put(self, item: Item, nbytes: int, first_to_go: bool = False, since: float | None = None) -> None:
+        """Enqueues an item of :mod:`fastlog.events`; see ``EventWriter.put``."""
+        self.event_writer.put(item, nbytes, first_to_go, since)
+
+    def add_event(self, event: Any, step: Any = None, walltime: float | None = None) -> None:
+        """Logs an ``Event`` proto. Its own step stays where neither ``step`` nor ``use_metadata`` gives
+        one."""
+        number, event.wall_time = self.stamp(step, walltime)
+        if number is not None:
+            event.step = number
+        self.event_writer.add_event(event)
+
+    @contextlib.contextmanager
+    def use_metadata(self, *, global_step: Any = None, walltime: float | None = None) -> Iterator[FileWriter]:
+        """Default step and wall time of the events logged inside the ``with`` block."""
+        if global_step is None and walltime is None:
+            raise AssertionError("At least one of `global_step` or `walltime` must be provided.")
+        if self._default_metadata:
+            raise AssertionError("Default metadata is already set.")
+        self._default_metadata = {"global_step": global_step, "walltime": walltime}
+        self.direct = None
+        try:
+            yield self
+        finally:
+            self._default_metadata = {}
+            self.direct = self._shortcut
+
+
+class NullFileWriter(DummyFileWriter):  # type: ignore[misc]
+    """The file writer of ``write_to_disk=False``: takes everything, keeps nothing."""
+
+    direct = None
+
+    def stamp(self, step: Any, walltime: Any) -> tuple[int | None, float]:
+        """Step and wall time, checked as where they are written."""
+        return checked_step(step), time.time() if walltime is None else float(walltime)
+
+    def retire(self) -> None:
+        """Does nothing."""
+
+    def put(self, item: Item, nbytes: int, first_to_go: bool = False, since: float | None = None) -> None:
+        """Does nothing."""
+
+    def add_openvino_graph(self, graph: Any, walltime: float | None = None) -> None:
+        """Does nothing."""

@@ -1,0 +1,221 @@
+"""GlobalSummaryWriter: the processes of a program log to one file."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import threading
+import weakref
+from typing import Any
+
+import tensorboardX
+
+from fastlog.bad_values import BadValues
+from fastlog.events import JOB, Item
+from fastlog.writer import SummaryWriter
+
+_LOCK_SECS = 5.0  # a process that has the pipe for longer waits for a parent that is busy, or was killed
+_DRAIN_SECS = 60.0
+
+_writer: GlobalSummaryWriter | None = None
+
+
+class Relay:
+    """A pipe from the children of a process to the process."""
+
+    def __init__(self) -> None:
+        self.reader, self._writer = multiprocessing.Pipe(duplex=False)
+        self._lock = multiprocessing.Lock()
+        self._stuck = False
+
+    def send(self, message: Any) -> bool:
+        """Writes a message to the pipe; False if that cannot be done, now or ever."""
+        if not self._lock.acquire(timeout=0 if self._stuck else _LOCK_SECS):
+            self._stuck = True
+            return False
+        self._stuck = False
+        try:
+            self._writer.send(message)
+        except OSError:
+            return False
+        finally:
+            self._lock.release()
+        return True
+
+
+class RelayQueue:
+    """What a child process has instead of an ``AsyncQueue``: each event is in the pipe when ``put`` returns.
+
+    Jobs run at the call, because their results are what can be sent.
+    """
+
+    def __init__(self, relay: Relay, bad_values: BadValues) -> None:
+        self._relay = relay
+        self._bad_values = bad_values
+
+    def attach(self, sink: Place) -> None:
+        """Does nothing."""
+
+    def put(
+        self, sink: Place, item: Item, nbytes: int, first_to_go: bool = False, since: float | None = None
+    ) -> None:
+        """Sends an item for the file of a directory."""
+        for ready in item[1]() if item[0] == JOB else [item]:
+            if not self._relay.send((sink.get_logdir(), ready, nbytes, first_to_go)):
+                self._bad_values.tell(
+                    "relay", "GlobalSummaryWriter: the parent does not take events; some are lost"
+                )
+                self._bad_values.warn()
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Does nothing: the parent's ``flush`` covers what is in the pipe."""
+
+    def close(self, timeout: float | None = None) -> None:
+        """Does nothing: the file is the parent's."""
+
+    def stats(self) -> dict[str, object]:
+        """Nothing: the parent counts."""
+        return {}
+
+
+class Place:
+    """A directory that another process writes to."""
+
+    def __init__(self, logdir: str) -> None:
+        self._logdir = logdir
+
+    def get_logdir(self) -> str:
+        """The directory."""
+        return self._logdir
+
+
+class SharedWriter(SummaryWriter):
+    """A ``SummaryWriter`` whose copies in other processes, forked or spawned, write to the file of the first.
+
+    Takes ``SummaryWriter``'s arguments.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._relay = Relay()
+        self._home = os.getpid()
+        super().__init__(*args, **kwargs)
+        threading.Thread(
+            target=_listen, args=(self._relay.reader, weakref.ref(self)), name="fastlog-relay", daemon=True
+        ).start()
+        weakref.finalize(self, self._relay.send, None)  # ends the thread
+
+    def flush(self, timeout: float | None = None) -> None:
+        """As in ``SummaryWriter``, and for what other processes have logged."""
+        self._drain(timeout)
+        super().flush(timeout)
+
+    def close(self, timeout: float | None = None) -> None:
+        """As in ``SummaryWriter``, and for what other processes have logged."""
+        if self.all_writers is not None:
+            self._drain(timeout)
+        super().close(timeout)
+
+    def _drain(self, timeout: float | None) -> None:
+        """Waits until the events in the pipe are in the queue."""
+        if os.getpid() == self._home:
+            arrived = threading.Event()
+            self._arrivals[id(arrived)] = arrived
+            if self._relay.send(id(arrived)):
+                arrived.wait(_DRAIN_SECS if timeout is None else timeout)
+            self._arrivals.pop(id(arrived), None)
+
+    def _receive(self, message: Any) -> None:
+        if isinstance(message, int):
+            self._arrivals[message].set()
+        else:
+            logdir, item, nbytes, first_to_go = message
+            with self._guarded("GlobalSummaryWriter"):
+                self._sub_writer(logdir).put(item, nbytes, first_to_go)
+
+    def _start(self) -> None:
+        super()._start()
+        self._arrivals: dict[int, threading.Event] = {}
+
+    def _directory(self) -> str:
+        return str(self.logdir)
+
+    def _make_queue(self) -> Any:
+        return (
+            super()._make_queue() if os.getpid() == self._home else RelayQueue(self._relay, self._bad_values)
+        )
+
+    def _make_sink(self, logdir: str) -> Any:
+        return super()._make_sink(logdir) if os.getpid() == self._home else Place(logdir)
+
+    def _become_child(self) -> None:
+        super()._become_child()
+        self._relay.reader.close()  # so that a write fails, and does not wait, when the parent is gone
+        self._queue = self._sink = self.file_writer = self.all_writers = None
+
+
+def _listen(reader: Any, writer_ref: weakref.ref[SharedWriter]) -> None:
+    """Hands messages to the writer until one is None or all senders are gone."""
+    with contextlib.suppress(EOFError, OSError):
+        while (message := reader.recv()) is not None:
+            writer = writer_ref()
+            if writer is not None:
+                writer._receive(message)
+            del writer
+
+
+class GlobalSummaryWriter(tensorboardX.GlobalSummaryWriter):  # type: ignore[misc]
+    """tensorboardX's ``GlobalSummaryWriter``: counts the steps itself, and the processes that get it by fork
+    (or as an
+    argument of a spawned one) log to the file of the process that made it.
+    """
+
+    def __init__(
+        self,
+        logdir: str | os.PathLike[str] | None = None,
+        comment: str = "",
+        purge_step: int | None = None,
+        max_queue: int = 10,
+        flush_secs: float = 120,
+        filename_suffix: str = "",
+        write_to_disk: bool = True,
+        log_dir: str | os.PathLike[str] | None = None,
+        coalesce_process: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        """Opens an event file and starts a process that keeps the steps.
+
+        Args:
+            coalesce_process: ignored, as in tensorboardX.
+            kwargs: more arguments of ``SummaryWriter``, which also explains the others.
+        """
+        self.smw = SharedWriter(
+            logdir,
+            comment,
+            purge_step,
+            max_queue,
+            flush_secs,
+            filename_suffix,
+            write_to_disk,
+            log_dir,
+            **kwargs,
+        )
+        self.lock = multiprocessing.Lock()
+        self._manager = multiprocessing.Manager()
+        self.scalar_tag_to_step = self._manager.dict()
+        self.image_tag_to_step = self._manager.dict()
+        self.histogram_tag_to_step = self._manager.dict()
+        self.text_tag_to_step = self._manager.dict()
+        self.audio_tag_to_step = self._manager.dict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_manager"}
+
+    @staticmethod
+    def getSummaryWriter() -> GlobalSummaryWriter:
+        """The program's writer, made at the first call."""
+        global _writer
+        if _writer is None:
+            _writer = GlobalSummaryWriter()
+        print("Using the global logger in:", _writer.file_writer.get_logdir())
+        return _writer

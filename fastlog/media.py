@@ -1,0 +1,220 @@
+"""Encoders that tensorboardX lacks or that need care, and checks that name the argument which is wrong."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import os
+import wave
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from tensorboardX import embedding
+from tensorboardX import summary as tbx
+from tensorboardX.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboardX.proto.tensor_pb2 import TensorProto
+from tensorboardX.proto.tensor_shape_pb2 import TensorShapeProto
+
+from fastlog.snapshots import Snapshot, take
+
+Array = np.ndarray[Any, Any]
+
+# dtype: (its name in TensorProto, the field of its values, an integer dtype where the field takes bits)
+_TENSOR_PROTO: dict[torch.dtype, tuple[str, str, torch.dtype | None]] = {
+    torch.float16: ("DT_HALF", "half_val", torch.int16),
+    torch.bfloat16: ("DT_BFLOAT16", "half_val", torch.int16),
+    torch.float32: ("DT_FLOAT", "float_val", None),
+    torch.float64: ("DT_DOUBLE", "double_val", None),
+    torch.int8: ("DT_INT8", "int_val", None),
+    torch.int16: ("DT_INT16", "int_val", None),
+    torch.int32: ("DT_INT32", "int_val", None),
+    torch.int64: ("DT_INT64", "int64_val", None),
+    torch.uint8: ("DT_UINT8", "int_val", None),
+    torch.bool: ("DT_BOOL", "bool_val", None),
+    torch.complex64: ("DT_COMPLEX64", "scomplex_val", None),
+    torch.complex128: ("DT_COMPLEX128", "dcomplex_val", None),
+}
+
+
+def check_dimensions(argument: str, shape: Sequence[int], dataformats: str, letters: str) -> None:
+    """Raises ValueError unless ``dataformats`` is an order of ``letters`` and ``shape`` has as many
+    dimensions."""
+    if sorted(dataformats.upper()) != sorted(letters):
+        raise ValueError(f"dataformats={dataformats!r} is no order of {letters!r}")
+    if len(shape) != len(letters) or 0 in shape:
+        raise ValueError(
+            f"{argument} has shape {tuple(shape)}, which does not fit dataformats={dataformats!r}"
+        )
+
+
+def check_image(shape: Sequence[int], dataformats: str) -> None:
+    """Raises ValueError unless the shape is that of an image, or of a batch, in this order."""
+    letters = {2: "HW", 3: "CHW", 4: "NCHW"}.get(len(dataformats), "CHW")
+    check_dimensions("img_tensor", shape, dataformats, letters)
+    channels = shape[dataformats.upper().index("C")] if "C" in letters else 1
+    if channels not in (1, 3, 4):
+        raise ValueError(
+            f"img_tensor has {channels} channels ({tuple(shape)} as {dataformats!r}); expected 1, 3 or 4"
+        )
+
+
+def image(tag: str, dataformats: str, pixels: Array) -> Any:
+    """The ``Summary`` of an image."""
+    return tbx.image(tag, pixels, dataformats=dataformats)
+
+
+def box_labels(shape: Sequence[int], labels: Any) -> list[str] | None:
+    """A label for each of the boxes of this shape; None (as in tensorboardX) if the numbers differ."""
+    if len(shape) != 2 or shape[1] != 4:
+        raise ValueError(f"box_tensor has shape {tuple(shape)}; expected (boxes, 4)")
+    if labels is None:
+        return None
+    names = [labels] if isinstance(labels, str) else [str(label) for label in labels]
+    return names if len(names) == shape[0] else None
+
+
+def video(tag: str, fps: float, dataformats: str, frames: Array) -> Any:
+    """The ``Summary`` of a video.
+
+    Raises:
+        RuntimeError: moviepy is missing, or did not encode it.
+    """
+    summary = tbx.video(tag, frames, fps, dataformats=dataformats)
+    if not summary.value[0].image.encoded_image_string:
+        raise RuntimeError("the video could not be encoded; is moviepy installed (pip install moviepy)?")
+    return summary
+
+
+def check_audio(shape: Sequence[int]) -> None:
+    """Raises ValueError unless the shape is one of those that :func:`audio` takes."""
+    if len(shape) not in (1, 2) or 0 in shape or (len(shape) == 2 and shape[0] != 1 and shape[1] > 2):
+        raise ValueError(
+            f"snd_tensor has shape {tuple(shape)}; expected (frames,), (frames, 1 or 2) or (1, frames)"
+        )
+
+
+def audio(tag: str, sample_rate: int, sound: Array) -> Any:
+    """The ``Summary`` of a sound: as tensorboardX writes it where soundfile is installed, else by
+    ``wave``."""
+    if sound.ndim == 2 and sound.shape[1] > 2:
+        sound = sound.T
+    if importlib.util.find_spec("soundfile") is not None:
+        return tbx.audio(tag, sound, sample_rate)
+    frames = sound.reshape(len(sound), -1)
+    samples = np.rint(frames.astype(float).clip(-1, 1) * np.iinfo(np.int16).max).astype("<i2")
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(samples.shape[1])
+        file.setsampwidth(samples.itemsize)
+        file.setframerate(sample_rate)
+        file.writeframes(samples.tobytes())
+    content = Summary.Audio(
+        sample_rate=sample_rate,
+        num_channels=samples.shape[1],
+        length_frames=len(samples),
+        encoded_audio_string=buffer.getvalue(),
+        content_type="audio/wav",
+    )
+    return Summary(value=[Summary.Value(tag=tag, audio=content)])
+
+
+def json_copy(config: Any) -> Any:
+    """A copy of what JSON can hold. Raises TypeError for anything else."""
+    return json.loads(json.dumps(config))
+
+
+def embedding_labels(metadata: Any, header: Sequence[str] | None) -> list[Any] | None:
+    """The labels as strings: one for each point, or a row of them where there is a header.
+
+    Line breaks, which would shift all labels behind them, become spaces.
+    """
+    if metadata is None:
+        return None
+    if not header:
+        return [_one_line(label) for label in metadata]
+    return [[_one_line(label) for label in row] for row in metadata]
+
+
+def check_embedding(shape: Sequence[int], labels: Sequence[Any] | None, images: Sequence[int] | None) -> None:
+    """Raises ValueError unless the points, their labels and their images fit each other and a sprite."""
+    if len(shape) != 2:
+        raise ValueError(f"mat has shape {tuple(shape)}; expected (points, dimensions)")
+    if labels is not None and len(labels) != shape[0]:
+        raise ValueError(f"metadata has {len(labels)} labels for {shape[0]} points")
+    if images is None:
+        return
+    if len(images) != 4 or images[0] != shape[0] or images[2] != images[3] or 0 in images:
+        raise ValueError(f"label_img has shape {tuple(images)}; expected ({shape[0]}, channels, size, size)")
+    side = int(np.ceil(np.sqrt(images[0]))) * images[3]
+    if side > embedding.TB_MAX_SPRITE_SIZE:
+        raise ValueError(
+            f"label_img makes a sprite of {side} pixels a side; {embedding.TB_MAX_SPRITE_SIZE} fit"
+        )
+
+
+def write_embedding(
+    logdir: str,
+    path: str,
+    tag: str,
+    step: int,
+    points: Array,
+    labels: list[Any] | None,
+    header: list[str] | None,
+    images: Array | None,
+) -> None:
+    """Writes the projector's files to ``path``, which is below ``logdir``, and adds them to its
+    configuration."""
+    os.makedirs(path, exist_ok=True)
+    if labels is not None:
+        embedding.make_tsv(labels, path, metadata_header=header)
+    if images is not None:
+        embedding.make_sprite(images, path)
+    tensors = os.path.join(path, "tensors.tsv")
+    with open(tensors, "w") as file:
+        file.writelines("\t".join(map(str, row.tolist())) + "\n" for row in points)
+    embedding.maybe_upload_file(tensors)
+    below = os.path.relpath(path, logdir).replace(os.sep, "/")
+    embedding.append_pbtxt(labels, images, logdir, _quotable(below), step, _quotable(tag))
+
+
+def use_tensor(value: Any, number: float, double_precision: bool) -> None:
+    """Makes a ``Summary.Value`` hold ``number`` in torch.utils.tensorboard's new style, as a tensor."""
+    value.metadata.plugin_data.plugin_name = "scalars"
+    if double_precision:
+        value.tensor.CopyFrom(TensorProto(dtype="DT_DOUBLE", double_val=[number]))
+    else:
+        value.tensor.CopyFrom(TensorProto(dtype="DT_FLOAT", float_val=[number]))
+
+
+def tensor_encoder(tag: str, tensor: Any) -> tuple[Snapshot, Callable[[Array], Any]]:
+    """A snapshot of a tensor, and what makes its ``Summary`` of the snapshot's array.
+
+    Raises:
+        TypeError: no tensor, or no dtype that TensorFlow's ``TensorProto`` has.
+    """
+    if not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"tensor must be a torch.Tensor, not {type(tensor).__name__}")
+    if tensor.dtype not in _TENSOR_PROTO:
+        raise TypeError(f"tensor is a {tensor.dtype} tensor, which TensorBoard cannot hold; convert it first")
+    dtype, field, bits = _TENSOR_PROTO[tensor.dtype]
+    shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in tensor.shape])
+    values = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor.detach()
+
+    def encode(numbers: Array) -> Any:
+        flat = numbers.reshape(-1) if bits is None else numbers.reshape(-1).view(np.uint16)
+        proto = TensorProto(dtype=dtype, tensor_shape=shape, **{field: flat.tolist()})
+        metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="tensor"))
+        return Summary(value=[Summary.Value(tag=tag, metadata=metadata, tensor=proto)])
+
+    return take(values if bits is None else values.view(bits), "tensor"), encode
+
+
+def _one_line(label: Any) -> str:
+    return str(label).replace("\r", " ").replace("\n", " ")
+
+
+def _quotable(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)[1:-1]

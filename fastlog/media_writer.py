@@ -1,0 +1,343 @@
+"""The add_* methods whose values take long to encode: a snapshot at the call, the rest on the worker."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from tensorboardX import summary as tbx
+from tensorboardX.utils import figure_to_image
+
+from fastlog import media
+from fastlog.snapshots import take
+from fastlog.tags import checked_tag, clean_tag, subdirectory
+from fastlog.writer_base import WriterBase, unless_comet
+
+
+class MediaWriter(WriterBase):
+    """Every method takes a snapshot, so that the next line may overwrite what was logged."""
+
+    @unless_comet
+    def add_image(
+        self,
+        tag: str,
+        img_tensor: Any,
+        global_step: int | None = None,
+        walltime: float | None = None,
+        dataformats: str = "CHW",
+    ) -> None:
+        """Logs an image as PNG; needs Pillow.
+
+        Args:
+            tag: name of the series.
+            img_tensor: tensor or array in the order of ``dataformats``; uint8 in [0, 255], else in [0, 1];
+                1, 3 or 4 channels.
+            dataformats: "CHW", "HWC", "HW", "NCHW", "NHWC", ...
+        """
+        name = clean_tag(tag)
+        place = f"add_image({name!r})"
+        with self._guarded(place) as since:
+            part = take(img_tensor, "img_tensor")
+            media.check_image(part.shape, dataformats)
+            encode = functools.partial(media.image, name, dataformats)
+            self._enqueue_summary(place, [part], encode, global_step, walltime, since)
+
+    def add_images(
+        self,
+        tag: str,
+        img_tensor: Any,
+        global_step: int | None = None,
+        walltime: float | None = None,
+        dataformats: str = "NCHW",
+    ) -> None:
+        """Logs a batch of images as one grid.
+
+        Args:
+            img_tensor: as in ``add_image`` with ``dataformats`` of 4 letters, or a list of images of one size
+                with "CHW" or "HWC".
+        """
+        if isinstance(img_tensor, list) and dataformats.upper() in ("CHW", "HWC"):
+            dataformats = "N" + dataformats
+        self.add_image(tag, img_tensor, global_step, walltime, dataformats)
+
+    @unless_comet
+    def add_image_with_boxes(
+        self,
+        tag: str,
+        img_tensor: Any,
+        box_tensor: Any,
+        global_step: int | None = None,
+        walltime: float | None = None,
+        dataformats: Any = "CHW",
+        labels: Any = None,
+        *torch_labels: Any,
+        rescale: float = 1,
+    ) -> None:
+        """Logs an image with boxes drawn on it.
+
+        torch.utils.tensorboard's order, with ``rescale`` before ``dataformats``, is understood too.
+
+        Args:
+            img_tensor, dataformats: as in ``add_image``.
+            box_tensor: (boxes, 4) of xmin, ymin, xmax, ymax in pixels.
+            labels: a string for each box.
+            rescale: factor of the logged image's size.
+        """
+        tag = checked_tag(tag)
+        if not isinstance(dataformats, str):
+            rescale, dataformats, labels = (
+                dataformats,
+                labels or "CHW",
+                torch_labels[0] if torch_labels else None,
+            )
+        place = f"add_image_with_boxes({tag!r})"
+        with self._guarded(place) as since:
+            image, boxes = take(img_tensor, "img_tensor"), take(box_tensor, "box_tensor")
+            media.check_image(image.shape, dataformats)
+            names = media.box_labels(boxes.shape, labels)
+            encode = functools.partial(
+                tbx.image_boxes, tag, rescale=rescale, dataformats=dataformats, labels=names
+            )
+            self._enqueue_summary(place, [image, boxes], encode, global_step, walltime, since)
+
+    def add_figure(
+        self,
+        tag: str,
+        figure: Any,
+        global_step: int | None = None,
+        close: bool = True,
+        walltime: float | None = None,
+    ) -> None:
+        """Logs a matplotlib figure, or a list of them as one grid. Drawn at the call: matplotlib needs
+        that."""
+        clean_tag(tag)
+        with self._guarded(f"add_figure({tag!r})"):
+            pixels = figure_to_image(figure, close)
+            self.add_image(tag, pixels, global_step, walltime, "NCHW" if isinstance(figure, list) else "CHW")
+
+    @unless_comet
+    def add_video(
+        self,
+        tag: str,
+        vid_tensor: Any,
+        global_step: int | None = None,
+        fps: float = 4,
+        walltime: float | None = None,
+        dataformats: str = "NTCHW",
+    ) -> None:
+        """Logs a video as GIF; needs moviepy.
+
+        Args:
+            vid_tensor: 5 dimensions in the order of ``dataformats``; uint8 in [0, 255], else in [0, 1].
+            fps: frames per second.
+        """
+        name = clean_tag(tag)
+        place = f"add_video({name!r})"
+        with self._guarded(place) as since:
+            part = take(vid_tensor, "vid_tensor")
+            media.check_dimensions("vid_tensor", part.shape, dataformats, "NTCHW")
+            encode = functools.partial(media.video, name, fps, dataformats)
+            self._enqueue_summary(place, [part], encode, global_step, walltime, since)
+
+    @unless_comet
+    def add_audio(
+        self,
+        tag: str,
+        snd_tensor: Any,
+        global_step: int | None = None,
+        sample_rate: int = 44100,
+        walltime: float | None = None,
+    ) -> None:
+        """Logs sound as WAV, 16 bits.
+
+        Args:
+            snd_tensor: (frames,) or (frames, channels) with 1 or 2 channels, or torch.utils.tensorboard's
+                (1, frames); in [-1, 1].
+            sample_rate: in Hz.
+        """
+        tag = checked_tag(tag)
+        place = f"add_audio({tag!r})"
+        with self._guarded(place) as since:
+            part = take(snd_tensor, "snd_tensor")
+            media.check_audio(part.shape)
+            encode = functools.partial(media.audio, tag, int(sample_rate))
+            self._enqueue_summary(place, [part], encode, global_step, walltime, since)
+
+    def add_text(
+        self, tag: str, text_string: str, global_step: int | None = None, walltime: float | None = None
+    ) -> None:
+        """Logs a text, shown as Markdown.
+
+        Raises:
+            TypeError: ``text_string`` is no string.
+        """
+        tag = checked_tag(tag)
+        if not isinstance(text_string, str):
+            raise TypeError(f"text_string must be a string, not {type(text_string).__name__}")
+        with self._guarded(f"add_text({tag!r})"):
+            try:
+                super().add_text(tag, text_string, global_step, walltime)
+            except UnicodeEncodeError as error:
+                raise ValueError(f"text_string: {error}") from error
+
+    @unless_comet
+    def add_embedding(
+        self,
+        mat: Any,
+        metadata: Any = None,
+        label_img: Any = None,
+        global_step: int | None = None,
+        tag: str = "default",
+        metadata_header: list[str] | None = None,
+    ) -> None:
+        """Logs points for the projector, as files beside the event file.
+
+        Args:
+            mat: (points, dimensions).
+            metadata: a label, or a row of labels, for each point.
+            label_img: (points, channels, size, size) in [0, 1]; all of them in one sprite of at most 8192
+                pixels a side.
+            metadata_header: names of the columns where ``metadata`` has rows.
+        """
+        tag = checked_tag(tag)
+        file_writer = self._get_file_writer()
+        step = file_writer.stamp(global_step, None)[0] or 0
+        place = f"add_embedding({tag!r})"
+        with self._guarded(place) as since:
+            points = take(mat, "mat")
+            images = None if label_img is None else take(label_img, "label_img")
+            header = None if metadata_header is None else list(metadata_header)
+            labels = media.embedding_labels(metadata, header)
+            media.check_embedding(points.shape, labels, None if images is None else images.shape)
+            logdir = str(file_writer.get_logdir())
+            path = subdirectory(logdir, f"{step:05}", self._encode(tag))
+
+            def run() -> list[Any]:
+                sprite = None if images is None else images.array()
+                media.write_embedding(logdir, path, tag, step, points.array(), labels, header, sprite)
+                return []
+
+            self._enqueue_job(place, [points, *([images] if images else [])], run, since)
+
+    @unless_comet
+    def add_pr_curve(
+        self,
+        tag: str,
+        labels: Any,
+        predictions: Any,
+        global_step: int | None = None,
+        num_thresholds: int = 127,
+        weights: Any = None,
+        walltime: float | None = None,
+    ) -> None:
+        """Logs a precision-recall curve.
+
+        Args:
+            labels: 0 or 1 for each element.
+            predictions: probabilities in [0, 1], in the shape of ``labels``.
+            num_thresholds: 1 to 127.
+            weights: a number, or one for each element.
+        """
+        tag = checked_tag(tag)
+        place = f"add_pr_curve({tag!r})"
+        with self._guarded(place) as since:
+            parts = [take(labels, "labels"), take(predictions, "predictions")]
+            if parts[0].shape != parts[1].shape:
+                raise ValueError(f"labels have shape {parts[0].shape}, predictions {parts[1].shape}")
+            if weights is not None:
+                parts.append(take(weights, "weights"))
+            encode = functools.partial(_pr_curve, tag, int(num_thresholds))
+            self._enqueue_summary(place, parts, encode, global_step, walltime, since)
+
+    @unless_comet
+    def add_pr_curve_raw(
+        self,
+        tag: str,
+        true_positive_counts: Any,
+        false_positive_counts: Any,
+        true_negative_counts: Any,
+        false_negative_counts: Any,
+        precision: Any,
+        recall: Any,
+        global_step: int | None = None,
+        num_thresholds: int = 127,
+        weights: Any = None,
+        walltime: float | None = None,
+    ) -> None:
+        """Logs a precision-recall curve from its counts, one for each threshold."""
+        tag = checked_tag(tag)
+        counts = {
+            "true_positive_counts": true_positive_counts,
+            "false_positive_counts": false_positive_counts,
+            "true_negative_counts": true_negative_counts,
+            "false_negative_counts": false_negative_counts,
+            "precision": precision,
+            "recall": recall,
+        }
+        place = f"add_pr_curve_raw({tag!r})"
+        with self._guarded(place) as since:
+            parts = [take(values, argument) for argument, values in counts.items()]
+            if len({part.shape for part in parts}) > 1 or len(parts[0].shape) != 1:
+                raise ValueError(f"{', '.join(counts)} must be rows of one length")
+            encode = functools.partial(_pr_curve_raw, tag, int(num_thresholds))
+            self._enqueue_summary(place, parts, encode, global_step, walltime, since)
+
+    @unless_comet
+    def add_mesh(
+        self,
+        tag: str,
+        vertices: Any,
+        colors: Any = None,
+        faces: Any = None,
+        config_dict: Any = None,
+        global_step: int | None = None,
+        walltime: float | None = None,
+    ) -> None:
+        """Logs meshes or point clouds.
+
+        Args:
+            vertices: (batch, points, 3).
+            colors: (batch, points, 3) in [0, 255].
+            faces: (batch, faces, 3) of indices of vertices.
+            config_dict: settings for Three.js; must survive ``json.dumps``.
+        """
+        tag = checked_tag(tag)
+        place = f"add_mesh({tag!r})"
+        with self._guarded(place) as since:
+            given = {"vertices": vertices, "colors": colors, "faces": faces}
+            parts = {key: take(value, key) for key, value in given.items() if value is not None}
+            for key, part in parts.items():
+                if len(part.shape) != 3:
+                    raise ValueError(f"{key} has shape {part.shape}; expected 3 dimensions")
+            encode = functools.partial(_mesh, tag, media.json_copy(config_dict), list(parts))
+            self._enqueue_summary(place, list(parts.values()), encode, global_step, walltime, since)
+
+    def add_tensor(
+        self, tag: str, tensor: torch.Tensor, global_step: int | None = None, walltime: float | None = None
+    ) -> None:
+        """Logs a tensor with all its values, as torch.utils.tensorboard does.
+
+        16-bit floats are written as TensorFlow defines it, so that TensorBoard's reader understands them.
+
+        Raises:
+            TypeError: no dtype that TensorFlow's ``TensorProto`` has.
+        """
+        tag = checked_tag(tag)
+        place = f"add_tensor({tag!r})"
+        with self._guarded(place) as since:
+            part, encode = media.tensor_encoder(tag, tensor)
+            self._enqueue_summary(place, [part], encode, global_step, walltime, since)
+
+
+def _pr_curve(tag: str, num_thresholds: int, labels: Any, predictions: Any, weights: Any = None) -> Any:
+    return tbx.pr_curve(tag, labels, predictions, num_thresholds, weights)
+
+
+def _pr_curve_raw(tag: str, num_thresholds: int, *counts: Any) -> Any:
+    return tbx.pr_curve_raw(tag, *counts, num_thresholds)
+
+
+def _mesh(tag: str, config: Any, keys: list[str], *arrays: Any) -> Any:
+    given = dict(zip(keys, arrays, strict=True))
+    return tbx.mesh(tag, given["vertices"], given.get("colors"), given.get("faces"), config)

@@ -1,0 +1,133 @@
+"""Values as they are at the call: copies to be encoded later, whatever training does to the original."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from tensorboardX import x2num
+
+from fastlog.tensors import _plain
+
+_NUMERIC_KINDS = "biuf"
+
+
+class Snapshot:
+    """A host copy of one tensor or array, taken in stream order and complete once :meth:`array` returns.
+
+    Attributes:
+        shape: the shape of the value.
+        nbytes: host bytes that the snapshot holds.
+    """
+
+    __slots__ = ("_event", "_host", "nbytes", "shape")
+
+    def __init__(
+        self, host: np.ndarray[Any, Any] | torch.Tensor, event: torch.cuda.Event | None = None
+    ) -> None:
+        self._host = host
+        self._event = event
+        self.shape: tuple[int, ...] = tuple(host.shape)
+        self.nbytes: int = host.nbytes
+
+    def array(self) -> np.ndarray[Any, Any]:
+        """The value as a NumPy array; waits for a copy that is still on its way from a device.
+
+        bfloat16 and the 8-bit floats, which NumPy lacks, come as float32.
+        """
+        if self._event is not None:
+            self._event.synchronize()
+            self._event = None
+        if isinstance(self._host, torch.Tensor):
+            self._host = _readable(self._host).numpy()
+        return self._host
+
+
+def take(value: Any, argument: str) -> Snapshot:
+    """Copies a torch tensor, NumPy array, list, number or anything that tensorboardX's ``make_np`` takes.
+
+    A CUDA tensor is copied to pinned memory on the current stream without waiting for it.
+
+    Raises:
+        TypeError: the value is no array of real numbers (strings, objects, complex, quantised, meta or fake
+            tensors, distributed tensors); names ``argument`` and the remedy.
+        ValueError: a list whose rows differ in length.
+    """
+    if isinstance(value, torch.Tensor):
+        return _take_tensor(value, argument)
+    try:
+        if isinstance(value, (list, tuple)) and any(isinstance(item, torch.Tensor) for item in value):
+            return _take_tensor(torch.stack([torch.as_tensor(item) for item in value]), argument)
+        if isinstance(value, (str, list, tuple, int, float, np.ndarray)) or hasattr(value, "__array__"):
+            array = np.array(value)
+        else:
+            array = np.array(x2num.make_np(value))
+    except NotImplementedError:
+        kind = type(value).__name__
+        raise TypeError(f"{argument} is a {kind}; pass a tensor, an array or numbers") from None
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"{argument}: {error}") from error
+    if array.dtype.kind not in _NUMERIC_KINDS:
+        remedy = {"c": " (its abs or its real part)", "O": " (rows of one length, no None)"}
+        raise TypeError(
+            f"{argument} holds {array.dtype} values; pass real numbers{remedy.get(array.dtype.kind, '')}"
+        )
+    return Snapshot(array)
+
+
+def as_float(value: Any, argument: str) -> float:
+    """One number on the host as a float.
+
+    Raises:
+        TypeError: not a real number (a string, None, complex).
+        ValueError: not exactly one element.
+    """
+    if isinstance(value, (str, bytes)) or value is None:
+        raise TypeError(f"{argument} is a {type(value).__name__}; pass a number or a tensor of one element")
+    if isinstance(value, (int, float, np.number, np.bool_)) and not isinstance(value, np.complexfloating):
+        return _finite_float(value, argument)
+    if not isinstance(value, (torch.Tensor, np.ndarray, list, tuple)) and hasattr(value, "__float__"):
+        return _finite_float(value, argument)
+    array = take(value, argument).array()
+    if array.size != 1:
+        raise ValueError(f"{argument} has shape {array.shape}; pass one element")
+    return float(array.reshape(()))
+
+
+def _finite_float(value: Any, argument: str) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{argument} is too large for a float") from None
+
+
+def _take_tensor(value: torch.Tensor, argument: str) -> Snapshot:
+    if value.is_complex() or value.is_quantized:
+        remedy = "its .abs() or .real" if value.is_complex() else "its .dequantize()"
+        raise TypeError(f"{argument} is a {value.dtype} tensor; pass {remedy}")
+    if type(value) not in (torch.Tensor, torch.nn.Parameter):
+        value = _plain(value, argument)
+    if value.is_meta:
+        raise TypeError(f"{argument} is a meta tensor, which holds no values")
+    value = value.detach()
+    if value.layout is not torch.strided:
+        value = value.to_dense()
+    value = value.resolve_neg()
+    if value.device.type == "cpu":
+        return Snapshot(_readable(value if _unknown_to_numpy(value.dtype) else value.clone()).numpy())
+    if value.device.type == "cuda":
+        with torch.cuda.device(value.device):
+            host = value.to("cpu", non_blocking=True)
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event.record()
+        return Snapshot(host, event)
+    return Snapshot(value.to("cpu"))
+
+
+def _unknown_to_numpy(dtype: torch.dtype) -> bool:
+    return dtype == torch.bfloat16 or str(dtype).startswith("torch.float8")
+
+
+def _readable(host: torch.Tensor) -> torch.Tensor:
+    return host.float() if _unknown_to_numpy(host.dtype) else host

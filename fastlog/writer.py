@@ -1,0 +1,361 @@
+"""SummaryWriter: the front door."""
+
+from __future__ import annotations
+
+import functools
+import math
+import struct
+from time import monotonic, time
+from typing import Any
+
+import numpy as np
+import torch
+from tensorboardX import summary as tbx
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.summary_pb2 import Summary
+
+from fastlog import histograms, hparams
+from fastlog.bad_values import BadValues
+from fastlog.events import HISTOGRAM, JOB, RAW, SCALAR, Item
+from fastlog.file_writer import EVENT_BYTES, MAX_STEP
+from fastlog.media import use_tensor
+from fastlog.media_writer import MediaWriter
+from fastlog.snapshots import as_float, take
+from fastlog.summarize import pack_one
+from fastlog.tags import CLEAN_TAGS, checked_tag, clean_tag, subdirectory
+from fastlog.writer_base import unless_comet
+
+# nan, pos_inf, neg_inf and num in the head of a packed summary
+_COUNTS = struct.Struct("<16xqqq56xq")
+
+
+class SummaryWriter(MediaWriter):
+    """A ``tensorboardX.SummaryWriter`` that never makes training wait.
+
+    Same methods, arguments and defaults; what torch.utils.tensorboard spells otherwise works too. What is
+    logged is the value, step and wall time at the call, even if the next line overwrites the tensor. A value
+    that cannot be logged gives one warning (``on_error``); wrong use, such as a tag that is no string,
+    raises TypeError at once.
+    """
+
+    def add_scalar(
+        self,
+        tag: str,
+        scalar_value: Any,
+        global_step: int | None = None,
+        walltime: float | None = None,
+        display_name: str = "",
+        summary_description: str = "",
+        new_style: bool = False,
+        double_precision: bool = False,
+    ) -> None:
+        """Logs a number.
+
+        Args:
+            tag: name of the series; characters that TensorFlow forbids become "_".
+            scalar_value: a number, or a tensor or array of one element. A CUDA tensor is not waited for.
+            global_step: step of the event, within 64 bits.
+            walltime: seconds since the epoch; default now.
+            display_name, summary_description: title of the chart and its explanation.
+            new_style, double_precision: torch.utils.tensorboard's, also in their places: write a tensor
+                instead of a simple value, in float64.
+        """
+        since = monotonic()
+        file_writer = self.file_writer
+        kind = type(scalar_value)
+        if (
+            (kind is float or (kind is int and -MAX_STEP <= scalar_value < MAX_STEP))
+            and walltime is None
+            and file_writer is not None
+            and file_writer.direct is not None
+            and (global_step is None or (type(global_step) is int and -MAX_STEP <= global_step < MAX_STEP))
+            and type(tag) is str
+            and not (display_name or summary_description or new_style)
+        ):
+            put, sink = file_writer.direct
+            item = (SCALAR, CLEAN_TAGS[tag], float(scalar_value), global_step, time())
+            put(sink, item, EVENT_BYTES, False, since)
+            return
+        self._add_any_scalar(
+            tag,
+            scalar_value,
+            global_step,
+            walltime,
+            display_name,
+            summary_description,
+            new_style,
+            double_precision,
+        )
+
+    def _add_any_scalar(
+        self,
+        tag: str,
+        value: Any,
+        global_step: Any,
+        walltime: Any,
+        title: Any,
+        description: Any,
+        new_style: bool,
+        double_precision: bool,
+    ) -> None:
+        if isinstance(title, bool):
+            new_style, title = new_style or title, ""
+        if isinstance(description, bool):
+            double_precision, description = double_precision or description, ""
+        name = clean_tag(tag)
+        place = f"add_scalar({name!r})"
+        with self._guarded(place):
+            file_writer = self._get_file_writer()
+            step, wall_time = file_writer.stamp(global_step, walltime)
+            if not (title or description or new_style):
+                file_writer.put(*_scalar_item(name, value, step, wall_time, place))
+            else:
+                number = as_float(value, "scalar_value")
+                summary = tbx.scalar(name, number, title or "", description or "")
+                if new_style:
+                    use_tensor(summary.value[0], number, double_precision)
+                file_writer.add_summary(summary, step, wall_time)
+            if self._comet_on:
+                self._get_comet_logger().log_metric(tag, title, value, global_step)
+
+    def add_scalars(
+        self,
+        main_tag: str,
+        tag_scalar_dict: dict[str, Any],
+        global_step: int | None = None,
+        walltime: float | None = None,
+    ) -> None:
+        """Logs numbers to one chart, each as a run of its own in the sub-directory ``main_tag/tag``.
+
+        What is logged is also kept in memory for ``export_scalars_to_json``.
+
+        Args:
+            main_tag: name of the chart.
+            tag_scalar_dict: value by name, as in ``add_scalar``.
+        """
+        name = CLEAN_TAGS[checked_tag(main_tag, "main_tag")]
+        file_writer = self._get_file_writer()
+        step, wall_time = file_writer.stamp(global_step, walltime)
+        logdir = str(file_writer.get_logdir())
+        for tag, value in tag_scalar_dict.items():
+            place = f"add_scalars({name!r}, {checked_tag(tag, 'a key of tag_scalar_dict')!r})"
+            with self._guarded(place):
+                path = subdirectory(logdir, main_tag, tag)
+                record = [wall_time, step]
+                self._sub_writer(path).put(*_scalar_item(name, value, step, wall_time, place, record))
+                self.scalar_dict.setdefault(path, []).append(record)
+        if self._comet_on:
+            self._get_comet_logger().log_metrics(tag_scalar_dict, main_tag, step=global_step)
+
+    def export_scalars_to_json(self, path: Any) -> None:
+        """Writes what ``add_scalars`` has logged so far and forgets it.
+
+        The file holds {directory: [[wall time, step, value], ...], ...}.
+        """
+        self.flush()
+        super().export_scalars_to_json(path)
+
+    def add_histogram(
+        self,
+        tag: str,
+        values: Any,
+        global_step: int | None = None,
+        bins: Any = "tensorflow",
+        walltime: float | None = None,
+        max_bins: int | None = None,
+    ) -> None:
+        """Logs the distribution of a tensor's values.
+
+        If there are NaN or infinite values, their numbers are logged as the scalars ``TAG/nan`` and
+        ``TAG/inf``; they are in ``num`` but in no bucket. A tensor without elements logs nothing. One
+        warning per tag says so.
+
+        Args:
+            tag: name of the series.
+            values: tensor, array, number or list; any shape and real dtype.
+            bins: "tensorflow": TensorBoard's default bins, the fast way. Else what ``np.histogram`` takes,
+                with its
+                result: a number of bins, edges, or an estimator's name (held to 65,536 bins, with a warning).
+            max_bins: adds up neighbouring bins until there are about as many.
+        """
+        name = clean_tag(tag)
+        file_writer = self._get_file_writer()
+        step, wall_time = file_writer.stamp(global_step, walltime)
+        if not isinstance(bins, str) or bins != "tensorflow":
+            self._add_binned(name, values, step, wall_time, bins, max_bins)
+        elif max_bins is not None:
+            self._add_binned(name, values, step, wall_time, self.default_bins, max_bins)
+        else:
+            with self._guarded(f"add_histogram({name!r})") as since:
+                packed = pack_one(values, "values")
+                nan, pos_inf, neg_inf, num = _COUNTS.unpack_from(packed)
+                if num:
+                    file_writer.put((HISTOGRAM, name, packed, step, wall_time), len(packed), True, since)
+                if nan or pos_inf or neg_inf or not num:
+                    for item in _oddities(
+                        self._bad_values, name, num, nan, pos_inf + neg_inf, step, wall_time
+                    ):
+                        file_writer.put(item, 0)
+                    self._bad_values.warn()
+        if self._comet_on:
+            self._get_comet_logger().log_histogram(values, tag, global_step)
+
+    def _add_binned(
+        self, name: str, values: Any, step: int | None, wall_time: float, bins: Any, max_bins: Any
+    ) -> None:
+        place = f"add_histogram({name!r})"
+        checked, limit = histograms.checked_bins(bins, max_bins)
+        bad_values = self._bad_values
+        with self._guarded(place) as since:
+            part = take(values, "values")
+            num = math.prod(part.shape)
+
+            def run() -> list[Item]:
+                proto, nan, inf = histograms.histogram(
+                    part.array(),
+                    checked,
+                    limit,
+                    lambda text: bad_values.tell(f"{place} bins", f"{place}: {text}"),
+                )
+                event = Event(
+                    step=step,
+                    wall_time=wall_time,
+                    summary=Summary(value=[Summary.Value(tag=name, histo=proto)]),
+                )
+                odd = _oddities(bad_values, name, num, nan, inf, step, wall_time)
+                return [(RAW, event.SerializeToString()), *odd] if num else odd
+
+            self._enqueue_job(place, [part], run, since)
+
+    @unless_comet
+    def add_histogram_raw(
+        self,
+        tag: str,
+        min: float,
+        max: float,
+        num: float,
+        sum: float,
+        sum_squares: float,
+        bucket_limits: Any,
+        bucket_counts: Any,
+        global_step: int | None = None,
+        walltime: float | None = None,
+    ) -> None:
+        """Logs a histogram that is already counted.
+
+        Args:
+            min, max, num, sum, sum_squares: of the values.
+            bucket_limits: the upper limit of each bucket.
+            bucket_counts: the number of values in each bucket.
+        """
+        tag = checked_tag(tag)
+        place = f"add_histogram_raw({tag!r})"
+        with self._guarded(place) as since:
+            moments = {"min": min, "max": max, "num": num, "sum": sum, "sum_squares": sum_squares}
+            numbers = [as_float(value, argument) for argument, value in moments.items()]
+            parts = [take(bucket_limits, "bucket_limits"), take(bucket_counts, "bucket_counts")]
+            if parts[0].shape != parts[1].shape or len(parts[0].shape) != 1:
+                raise ValueError("bucket_limits and bucket_counts must be rows of one length")
+            self._enqueue_summary(
+                place, parts, functools.partial(_histogram_raw, tag, numbers), global_step, walltime, since
+            )
+
+    def add_hparams(
+        self,
+        hparam_dict: dict[str, Any],
+        metric_dict: dict[str, Any],
+        name: Any = None,
+        global_step: Any = None,
+        *torch_step: Any,
+        hparam_domain_discrete: dict[str, list[Any]] | None = None,
+        run_name: str | None = None,
+    ) -> None:
+        """Logs a set of hyperparameters and what came of them, as a run in the sub-directory ``name``.
+
+        torch.utils.tensorboard's order, (hparam_dict, metric_dict, hparam_domain_discrete, run_name,
+        global_step), is understood too.
+
+        Args:
+            hparam_dict: str, bool, int, float or a tensor of one element, by name.
+            metric_dict: number by name, logged as by ``add_scalar``.
+            name, run_name: name of the sub-directory; default the time.
+            global_step: step of the metrics.
+            hparam_domain_discrete: all values that a hyperparameter may take, by name.
+
+        Raises:
+            TypeError: ``hparam_dict`` or ``metric_dict`` is no dict.
+        """
+        if isinstance(name, dict):
+            name, hparam_domain_discrete = None, name
+        if isinstance(global_step, str):
+            global_step, run_name = None, global_step
+        if torch_step:
+            (global_step,) = torch_step
+        if type(hparam_dict) is not dict or type(metric_dict) is not dict:
+            raise TypeError("hparam_dict and metric_dict should be dictionary.")
+        run_name = checked_tag(run_name or name or str(time()), "name")
+        with self._guarded(f"add_hparams({run_name!r})"):
+            main = self._get_file_writer()
+            step, wall_time = main.stamp(global_step, None)
+            summaries = hparams.summaries(hparam_dict, metric_dict, hparam_domain_discrete or {})
+            writer = self._sub_writer(subdirectory(str(main.get_logdir()), run_name))
+            for summary in summaries:
+                writer.add_summary(summary, None, wall_time)
+            for key, value in metric_dict.items():
+                place = f"add_hparams(metric_dict[{key!r}])"
+                with self._guarded(place):
+                    writer.put(*_scalar_item(clean_tag(key), value, step, wall_time, place))
+            writer.retire()
+        if self._comet_on:
+            self._get_comet_logger().log_parameters(hparam_dict, step=global_step)
+
+    def add_onnx_graph(self, onnx_model_file: Any = None, *, prototxt: Any = None) -> None:
+        """Logs the graph of an ONNX file; ``prototxt`` is torch.utils.tensorboard's name of the argument."""
+        super().add_onnx_graph(prototxt if onnx_model_file is None else onnx_model_file)
+
+
+def _scalar_item(
+    name: str, value: Any, step: int | None, wall_time: float, place: str, record: list[Any] | None = None
+) -> tuple[Item, int, bool]:
+    """The arguments of ``FileWriter.put`` that log one number; its value goes to the end of ``record``
+    too."""
+    if not isinstance(value, torch.Tensor) or value.device.type == "cpu":
+        number = as_float(value, "scalar_value")
+        if record is not None:
+            record.append(number)
+        return (SCALAR, name, number, step, wall_time), 0, False
+    part = take(value, "scalar_value")
+    if math.prod(part.shape) != 1:
+        raise ValueError(f"scalar_value has shape {part.shape}; pass one element")
+
+    def run() -> list[Item]:
+        number = float(part.array().reshape(()))
+        if record is not None:
+            record.append(number)
+        return [(SCALAR, name, number, step, wall_time)]
+
+    return (JOB, run, part.nbytes, False, place), part.nbytes, False
+
+
+def _oddities(
+    bad_values: BadValues, name: str, num: int, nan: int, inf: int, step: int | None, wall_time: float
+) -> list[Item]:
+    """Scalars with the numbers of NaN and infinite values beside a tag, and the one warning about them."""
+    if num == 0:
+        bad_values.tell(f"{name} empty", f"add_histogram({name!r}): no elements, nothing is logged")
+    elif nan or inf:
+        bad_values.tell(
+            f"{name} non-finite",
+            f"add_histogram({name!r}): {nan} NaN and {inf} infinite of {num} values; their numbers are "
+            f"logged as {name}/nan and {name}/inf",
+        )
+    counts = {"nan": nan, "inf": inf}
+    return [
+        (SCALAR, f"{name}/{kind}", float(count), step, wall_time) for kind, count in counts.items() if count
+    ]
+
+
+def _histogram_raw(
+    tag: str, moments: list[float], limits: np.ndarray[Any, Any], counts: np.ndarray[Any, Any]
+) -> Any:
+    return tbx.histogram_raw(tag, *moments, limits.tolist(), counts.tolist())

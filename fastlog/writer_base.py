@@ -1,0 +1,266 @@
+"""The life of a SummaryWriter: opening, the way into the queue, flushing, closing, pickling."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, ParamSpec
+
+import numpy as np
+import tensorboardX
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+from fastlog.async_queue import AsyncQueue
+from fastlog.bad_values import BadValues, Guard
+from fastlog.events import JOB, RAW, Item
+from fastlog.file_writer import FileWriter, NullFileWriter
+from fastlog.sinks.base import Sink
+from fastlog.sinks.tensorboardx import EventFileSink
+from fastlog.snapshots import Snapshot
+
+P = ParamSpec("P")
+
+_COMET_OFF = {"disabled": True}
+# What belongs to this process or to the files that it has open.
+_UNPICKLED = ("file_writer", "all_writers", "_bad_values", "_comet_logger", "_lock", "_queue", "_sink")
+
+_live: weakref.WeakSet[WriterBase] = weakref.WeakSet()
+
+
+def unless_comet(method: Callable[P, None]) -> Callable[P, None]:
+    """With Comet on, tensorboardX's own method is called instead: it encodes at once and tells Comet."""
+    plain = getattr(tensorboardX.SummaryWriter, method.__name__)
+
+    @functools.wraps(method)
+    def choose(*args: P.args, **kwargs: P.kwargs) -> None:
+        (plain if args[0]._comet_on else method)(*args, **kwargs)  # type: ignore[attr-defined]
+
+    return choose
+
+
+class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
+    purge_step: int | None
+
+    def __init__(
+        self,
+        logdir: str | os.PathLike[str] | None = None,
+        comment: str = "",
+        purge_step: int | None = None,
+        max_queue: int = 10,
+        flush_secs: float = 120,
+        filename_suffix: str = "",
+        write_to_disk: bool = True,
+        log_dir: str | os.PathLike[str] | None = None,
+        comet_config: dict[str, Any] = _COMET_OFF,
+        *,
+        queue_events: int = 65_536,
+        queue_bytes: int = 256 * 2**20,
+        overflow: Literal["block", "drop_oldest", "drop_newest"] = "block",
+        block_timeout: float | None = 10.0,
+        on_error: Literal["warn", "raise"] = "warn",
+        **kwargs: Any,
+    ) -> None:
+        """Opens an event file.
+
+        Args:
+            logdir: directory of the event file; default ``runs/DATE_HOST`` + ``comment``.
+            comment: suffix of the default ``logdir``.
+            purge_step: TensorBoard hides what earlier files of the directory logged at this step and after.
+            max_queue: raises ``queue_events`` where it is larger.
+            flush_secs: seconds between fsyncs. What is logged reaches the operating system within 0.2 s
+                anyway.
+            filename_suffix: suffix of the event file's name.
+            write_to_disk: False logs nothing.
+            log_dir: torch.utils.tensorboard's name of ``logdir``.
+            comet_config: tensorboardX's arguments for Comet.
+            queue_events: how many events may wait.
+            queue_bytes: how many bytes may wait.
+            overflow: what happens when the queue is full: "block" waits (see ``block_timeout``),
+                "drop_oldest" drops the oldest histogram or image, then the oldest scalar, "drop_newest"
+                drops the new event.
+            block_timeout: seconds that "block" waits at most; None: as long as it takes.
+            on_error: "warn" warns once of what cannot be logged and goes on; "raise" raises it at the next
+                call.
+
+        Raises:
+            TypeError: an unknown argument.
+        """
+        if kwargs:
+            raise TypeError(f"SummaryWriter got unexpected arguments: {', '.join(sorted(kwargs))}")
+        self._queue_options: dict[str, Any] = {
+            "queue_events": max(queue_events, max_queue or 0),
+            "queue_bytes": queue_bytes,
+            "overflow": overflow,
+            "block_timeout": block_timeout,
+            "on_error": on_error,
+            "flush_secs": flush_secs,
+        }
+        self._comet_on = comet_config.get("disabled") is not True
+        self._is_copy = False
+        self._start()
+        super().__init__(
+            logdir,
+            comment,
+            purge_step,
+            max_queue,
+            flush_secs,
+            filename_suffix,
+            write_to_disk,
+            log_dir,
+            comet_config,
+        )
+
+    def _start(self) -> None:
+        self._lock = threading.RLock()
+        self._bad_values = BadValues(self._queue_options["on_error"])
+        self._queue: AsyncQueue | None = None
+        self._sink: Sink | None = None
+        self._comet_logger = None
+        self.file_writer: FileWriter | NullFileWriter | None = None
+        self.all_writers: dict[str, FileWriter | NullFileWriter] | None = None
+        _live.add(self)
+
+    @property
+    def log_dir(self) -> str | os.PathLike[str]:
+        """torch.utils.tensorboard's name of ``logdir``."""
+        return self.logdir  # type: ignore[no-any-return]
+
+    def get_logdir(self) -> str | os.PathLike[str]:
+        """The directory where event files are written."""
+        return self.logdir  # type: ignore[no-any-return]
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Returns when all that was logged before, by any thread, is in the file and fsynced.
+
+        Raises:
+            TimeoutError: not within ``timeout`` seconds; says how much is left.
+        """
+        if self._queue is not None:
+            self._queue.flush(timeout)
+        self._bad_values.warn()
+
+    def close(self, timeout: float | None = None) -> None:
+        """Flushes and closes the files; safe to call twice. Logging afterwards opens a new file.
+
+        Raises:
+            TimeoutError: not within ``timeout`` seconds.
+        """
+        with self._lock:
+            self.file_writer = self.all_writers = None
+        if self._queue is not None:
+            self._queue.close(timeout)
+        self._bad_values.warn()
+        if self._comet_on:
+            self._get_comet_logger().end()
+            self._comet_logger = None
+
+    def stats(self) -> dict[str, object]:
+        """What happened so far: the queue's counters (see ``AsyncQueue.stats``) and ``bad_values``, how many
+        values could not be logged."""
+        queue = self._queue
+        return {**(queue.stats() if queue is not None else {}), "bad_values": self._bad_values.count}
+
+    def _get_file_writer(self) -> FileWriter | NullFileWriter:
+        """The writer of the main file; opened again where it was closed."""
+        file_writer = self.file_writer
+        if file_writer is None:
+            with self._lock:
+                file_writer = self.file_writer
+                if file_writer is None:
+                    file_writer = self.file_writer = self._open()
+        return file_writer
+
+    def _open(self) -> FileWriter | NullFileWriter:
+        if not self._write_to_disk:
+            nothing = NullFileWriter(self.logdir)
+            self.all_writers = {nothing.get_logdir(): nothing}
+            return nothing
+        if self._queue is None or self._sink is None:
+            self._sink = self._make_sink(self._directory())
+            self._queue = self._make_queue()
+            self._queue.attach(self._sink)
+            weakref.finalize(self, self._queue.close)
+        file_writer = FileWriter(self._queue, self._sink, self._comet_on)
+        step, self.purge_step = self.purge_step, None  # once: a reopened writer must not hide its own events
+        if step is not None:
+            file_writer.add_event(Event(step=step, file_version="brain.Event:2"))
+            file_writer.add_event(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
+        self.all_writers = {file_writer.get_logdir(): file_writer}
+        return file_writer
+
+    def _directory(self) -> str:
+        """Where the main file is: for a copy beside the original's, see ``EventFileSink``."""
+        return os.path.join(self.logdir, f"pid-{os.getpid()}") if self._is_copy else str(self.logdir)
+
+    def _make_queue(self) -> AsyncQueue:
+        return AsyncQueue(**self._queue_options)
+
+    def _make_sink(self, logdir: str) -> Sink:
+        return EventFileSink(logdir, self._filename_suffix)
+
+    def _sub_writer(self, logdir: str) -> FileWriter | NullFileWriter:
+        """The writer of another directory's file, on the same queue."""
+        main = self._get_file_writer()
+        writers = self.all_writers or {}
+        writer = writers.get(logdir)
+        if writer is None:
+            with self._lock:
+                writer = writers.get(logdir)
+                if writer is None:
+                    on_disk = isinstance(main, FileWriter)
+                    writer = main.beside(self._make_sink(logdir)) if on_disk else NullFileWriter(logdir)
+                    writers[logdir] = writer
+        return writer
+
+    def _guarded(self, place: str) -> Guard:
+        """A ``with`` block in which a bad value gives a warning, or an error, as ``on_error`` says."""
+        return Guard(self._bad_values, place)
+
+    def _enqueue_summary(
+        self,
+        place: str,
+        parts: Sequence[Snapshot],
+        encode: Callable[..., Any],
+        global_step: Any,
+        walltime: float | None,
+        since: float,
+    ) -> None:
+        """Logs the ``Summary`` that ``encode`` makes of the snapshots' arrays, on the worker."""
+        file_writer = self._get_file_writer()
+        step, wall_time = file_writer.stamp(global_step, walltime)
+
+        def run() -> list[Item]:
+            with np.errstate(all="ignore"):
+                summary = encode(*(part.array() for part in parts))
+            return [(RAW, Event(step=step, wall_time=wall_time, summary=summary).SerializeToString())]
+
+        self._enqueue_job(place, parts, run, since)
+
+    def _enqueue_job(
+        self, place: str, parts: Sequence[Snapshot], run: Callable[[], Sequence[Item]], since: float
+    ) -> None:
+        nbytes = sum(part.nbytes for part in parts)
+        self._get_file_writer().put((JOB, run, nbytes, True, place), nbytes, True, since)
+
+    def _become_child(self) -> None:
+        self._lock = threading.RLock()  # another thread of the parent may have held it
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The settings: a copy logs to a file of its own, opened at its first event."""
+        state = {key: value for key, value in self.__dict__.items() if key not in _UNPICKLED}
+        return {**state, "purge_step": None, "_is_copy": True}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._start()
+
+
+def _after_fork_in_child() -> None:
+    for writer in list(_live):
+        writer._become_child()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

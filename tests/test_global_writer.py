@@ -1,0 +1,103 @@
+"""GlobalSummaryWriter: what forked and spawned children log is in the parent's file."""
+
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorboardX
+from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+
+import fastlog
+
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+
+
+def scalars(path: str) -> list[tuple[int, float]]:
+    return [
+        (event.step, value.simple_value)
+        for event in LegacyEventFileLoader(path).Load()
+        for value in event.summary.value
+        if value.tag == "a"
+    ]
+
+
+def count_up(writer: Any, child: int) -> None:
+    for i in range(50):
+        writer.add_scalar("a", 100 * child + i)
+    writer.add_image("i", np.zeros((3, 4, 4)))
+    writer.add_text("t", "text")
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_children_log_to_the_parents_file(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(multiprocessing, "Lock", multiprocessing.get_context(method).Lock)
+    writer = fastlog.GlobalSummaryWriter(str(tmp_path))
+    assert isinstance(writer, tensorboardX.GlobalSummaryWriter)
+    context = multiprocessing.get_context(method)
+    children = [context.Process(target=count_up, args=(writer, i)) for i in range(1, 4)]
+    for child in children:
+        child.start()
+    count_up(writer, 0)
+    for child in children:
+        child.join(60)
+        assert child.exitcode == 0
+    writer.close()
+    (path,) = tmp_path.rglob("events*")
+    assert path.parent == tmp_path
+    logged = scalars(str(path))
+    assert sorted(step for step, _ in logged) == list(range(200))
+    assert sorted(value for _, value in logged) == [100 * child + i for child in range(4) for i in range(50)]
+    for child_values in ([v for _, v in logged if v // 100 == child] for child in range(4)):
+        assert child_values == sorted(child_values)
+    tags = [value.tag for event in LegacyEventFileLoader(str(path)).Load() for value in event.summary.value]
+    assert tags.count("i") == tags.count("t/text_summary") == 4
+
+
+def test_flush_covers_what_children_have_sent(tmp_path: Path) -> None:
+    writer = fastlog.GlobalSummaryWriter(str(tmp_path))
+    child = multiprocessing.get_context("fork").Process(target=count_up, args=(writer, 1))
+    child.start()
+    child.join(60)
+    writer.smw.flush()
+    (path,) = tmp_path.rglob("events*")
+    assert len(scalars(str(path))) == 50
+    writer.close()
+
+
+def send_for_ever(writer: Any, started: Any) -> None:
+    while True:
+        writer.add_histogram("h", np.arange(1000.0))
+        started.set()
+
+
+def test_a_killed_child_does_not_take_the_parent_along(tmp_path: Path) -> None:
+    writer = fastlog.GlobalSummaryWriter(str(tmp_path)).smw
+    context = multiprocessing.get_context("fork")
+    started = context.Event()
+    child = context.Process(target=send_for_ever, args=(writer, started))
+    child.start()
+    assert started.wait(60)
+    assert child.pid is not None
+    os.kill(child.pid, signal.SIGKILL)
+    child.join(60)
+    writer.add_scalar("a", 1.0)
+    writer.close(timeout=30)
+    (path,) = tmp_path.rglob("events*")
+    assert scalars(str(path)) == [(0, 1.0)]
+
+
+def test_one_for_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fastlog.global_writer._writer", None)
+    writer = fastlog.GlobalSummaryWriter.getSummaryWriter()
+    assert fastlog.GlobalSummaryWriter.getSummaryWriter() is writer
+    writer.add_scalar("a", 1.0)
+    writer.close()
+    (path,) = tmp_path.rglob("events*")
+    assert path.parent.parent == tmp_path / "runs"
