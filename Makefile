@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 NATIVE := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test lint format bench soak clean
+.PHONY: demo test lint format bench bench-report soak clean
 .DELETE_ON_ERROR:
 
 $(VENV)/torch.stamp:
@@ -29,7 +29,13 @@ soak: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -m soak tests/soak $(ARGS)
 
 bench: $(VENV)/bench.stamp
-	$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only $(ARGS)
+	mkdir -p build
+	$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only \
+	  --benchmark-columns=median,iqr,rounds --benchmark-json=build/benchmarks.json $(ARGS)
+
+# docs/benchmarks.md and its plots from the last `make bench`
+bench-report: $(VENV)/bench.stamp
+	$(BIN)/python benchmarks/report.py build/benchmarks.json docs
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""``python -m fastlog info``: what was built and what runs here."""
+"""``python -m fastlog info`` and ``python -m fastlog bench``."""
 
 from __future__ import annotations
 
@@ -53,8 +53,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m fastlog", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("info", help="what was built and what runs here")
-    parser.parse_args(arguments)
-    print(info())
+    commands.add_parser("bench", help="fastlog beside other loggers on this machine, in about half a minute")
+    if parser.parse_args(arguments).command == "bench":
+        from fastlog import bench
+
+        bench.main()
+    else:
+        print(info())
 
 
 if __name__ == "__main__":
