@@ -49,5 +49,5 @@ def summarize(values: Any) -> TensorSummary | list[TensorSummary]:
         TypeError: complex, quantised, string or object values, tensors without data; says what to do instead.
     """
     if isinstance(values, (list, tuple)) and all(is_tensor_like(v) for v in values):
-        return [TensorSummary.from_packed(packed) for packed in pack_many(values)]
-    return TensorSummary.from_packed(pack_one(values))
+        return [TensorSummary.from_engine(packed) for packed in pack_many(values)]
+    return TensorSummary.from_engine(pack_one(values))

@@ -72,7 +72,7 @@ class TensorSummary:
     (extremes are NaN if there is none).
     """
 
-    __slots__ = ("_record",)
+    __slots__ = ("_packed", "_unpacked")
 
     counts: npt.NDArray[np.int64]
     underflow: int
@@ -100,16 +100,34 @@ class TensorSummary:
         if record.dtype != SUMMARY_DTYPE or record.shape != ():
             kind = f"{record.dtype} {record.shape}"
             raise TypeError(f"record: expected a scalar array of SUMMARY_DTYPE, got {kind}")
-        self._record = record
+        self._packed: bytes | None = None
+        self._unpacked: npt.NDArray[np.void] | None = record
 
     @classmethod
     def from_packed(cls, packed: bytes) -> TensorSummary:
         """The summary that ``to_packed`` wrote. Raises ValueError for other bytes."""
         return cls(np.frombuffer(core.unpack(packed), SUMMARY_DTYPE).reshape(()))
 
+    @classmethod
+    def from_engine(cls, packed: bytes) -> TensorSummary:
+        """As ``from_packed``, of bytes that are known to be right: unpacked when first looked at."""
+        summary = cls.__new__(cls)
+        summary._packed = packed
+        summary._unpacked = None
+        return summary
+
     def to_packed(self) -> bytes:
         """A compact form, usually under 2 KB, for queues and between the processes of one job."""
-        return core.pack(self._record.tobytes())
+        if self._packed is None:
+            self._packed = core.pack(self._record.tobytes())
+        return self._packed
+
+    @property
+    def _record(self) -> npt.NDArray[np.void]:
+        if self._unpacked is None:
+            assert self._packed is not None
+            self._unpacked = np.frombuffer(core.unpack(self._packed), SUMMARY_DTYPE).reshape(())
+        return self._unpacked
 
     def __getattr__(self, name: str) -> Any:
         if name in _COUNTERS:
