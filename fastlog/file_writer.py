@@ -14,23 +14,21 @@ from tensorboardX.writer import DummyFileWriter
 from fastlog.async_queue import AsyncQueue
 from fastlog.events import JOB, RAW, Item
 from fastlog.sinks.base import Sink
+from fastlog.snapshots import as_float, as_int
 
-MAX_STEP = 2**63
 EVENT_BYTES = 200  # of Python objects around an event that waits
 
 
-def checked_step(step: Any) -> int | None:
-    """``step`` as tensorboardX takes it: anything that ``int`` takes, or None.
+def stamp(step: Any, walltime: Any) -> tuple[int | None, float]:
+    """Step and wall time of an event; None stands for no step and for now.
 
     Raises:
-        TypeError, ValueError: no integer, or not within 64 bits.
+        TypeError, ValueError: not numbers, or a step beyond 64 bits.
     """
-    if step is None:
-        return None
-    number = int(step)
-    if not -MAX_STEP <= number < MAX_STEP:
-        raise ValueError(f"global_step {number} does not fit 64 bits")
-    return number
+    return (
+        None if step is None else as_int(step, "global_step"),
+        time.time() if walltime is None else as_float(walltime, "walltime"),
+    )
 
 
 class EventWriter(EventFileWriter):  # type: ignore[misc]
@@ -120,15 +118,14 @@ class FileWriter(tensorboardX.FileWriter):  # type: ignore[misc]
             step = default["global_step"]
         if walltime is None and default:
             walltime = default["walltime"]
-        return checked_step(step), time.time() if walltime is None else float(walltime)
+        return stamp(step, walltime)
 
     def put(self, item: Item, nbytes: int, first_to_go: bool = False, since: float | None = None) -> None:
         """Enqueues an item of :mod:`fastlog.events`; see ``EventWriter.put``."""
         self.event_writer.put(item, nbytes, first_to_go, since)
 
     def add_event(self, event: Any, step: Any = None, walltime: float | None = None) -> None:
-        """Logs an ``Event`` proto. Its own step stays where neither ``step`` nor ``use_metadata`` gives
-        one."""
+        """Logs an ``Event`` proto; its own step stays if neither ``step`` nor ``use_metadata`` gives one."""
         number, event.wall_time = self.stamp(step, walltime)
         if number is not None:
             event.step = number
@@ -157,7 +154,7 @@ class NullFileWriter(DummyFileWriter):  # type: ignore[misc]
 
     def stamp(self, step: Any, walltime: Any) -> tuple[int | None, float]:
         """Step and wall time, checked as where they are written."""
-        return checked_step(step), time.time() if walltime is None else float(walltime)
+        return stamp(step, walltime)
 
     def retire(self) -> None:
         """Does nothing."""

@@ -100,10 +100,11 @@ class SharedWriter(SummaryWriter):
         self._relay = Relay()
         self._home = os.getpid()
         super().__init__(*args, **kwargs)
-        threading.Thread(
+        listener = threading.Thread(
             target=_listen, args=(self._relay.reader, weakref.ref(self)), name="fastlog-relay", daemon=True
-        ).start()
-        weakref.finalize(self, self._relay.send, None)  # ends the thread
+        )
+        listener.start()
+        weakref.finalize(self, _stop, self._relay, listener, self._home)
 
     def flush(self, timeout: float | None = None) -> None:
         """As in ``SummaryWriter``, and for what other processes have logged."""
@@ -127,7 +128,9 @@ class SharedWriter(SummaryWriter):
 
     def _receive(self, message: Any) -> None:
         if isinstance(message, int):
-            self._arrivals[message].set()
+            arrived = self._arrivals.get(message)
+            if arrived is not None:
+                arrived.set()
         else:
             logdir, item, nbytes, first_to_go = message
             with self._guarded("GlobalSummaryWriter"):
@@ -141,9 +144,9 @@ class SharedWriter(SummaryWriter):
         return str(self.logdir)
 
     def _make_queue(self) -> Any:
-        return (
-            super()._make_queue() if os.getpid() == self._home else RelayQueue(self._relay, self._bad_values)
-        )
+        if os.getpid() == self._home:
+            return super()._make_queue()
+        return RelayQueue(self._relay, self._bad_values)
 
     def _make_sink(self, logdir: str) -> Any:
         return super()._make_sink(logdir) if os.getpid() == self._home else Place(logdir)
@@ -164,10 +167,18 @@ def _listen(reader: Any, writer_ref: weakref.ref[SharedWriter]) -> None:
             del writer
 
 
+def _stop(relay: Relay, listener: threading.Thread, home: int) -> None:
+    """Ends the listener after what is in the pipe; not in a child, which has a copy of the writer."""
+    if os.getpid() == home and relay.send(None) and listener is not threading.current_thread():
+        listener.join(_DRAIN_SECS)
+
+
 class GlobalSummaryWriter(tensorboardX.GlobalSummaryWriter):  # type: ignore[misc]
-    """tensorboardX's ``GlobalSummaryWriter``: counts the steps itself, and the processes that get it by fork
-    (or as an
-    argument of a spawned one) log to the file of the process that made it.
+    """tensorboardX's ``GlobalSummaryWriter``: counts the steps itself, for all processes that have it.
+
+    A process that has it by fork, or as an argument of a spawned process, logs to the file of the one that
+    made it. Child processes must be done with logging before that one closes it. A child killed while it
+    sends costs the events of the others; training goes on.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from tensorboardX.proto.summary_pb2 import HistogramProto
 
-from fastlog.snapshots import take
+from fastlog.snapshots import as_int, take
 
 MAX_ESTIMATED_BINS = 65_536
 _MAX_BINS = 2**24
@@ -26,9 +26,9 @@ def checked_bins(bins: Any, max_bins: Any) -> tuple[Bins, int | None]:
         TypeError: neither a number of bins, nor edges, nor a name.
         ValueError: no such estimator, fewer than 1 or more than 2**24 bins, edges not one ascending row.
     """
-    if max_bins is not None and int(max_bins) < 1:
-        raise ValueError(f"max_bins must be at least 1, not {max_bins}")
-    limit = None if max_bins is None else int(max_bins)
+    limit = None if max_bins is None else as_int(max_bins, "max_bins")
+    if limit is not None and limit < 1:
+        raise ValueError(f"max_bins must be at least 1, not {limit}")
     if isinstance(bins, str):
         if bins not in _ESTIMATORS:
             raise ValueError(f"bins={bins!r} is none of 'tensorflow', {', '.join(sorted(_ESTIMATORS))}")
@@ -102,8 +102,7 @@ def _count(values: Array, bins: Bins, warn: Callable[[str], None]) -> tuple[Arra
 
 
 def _estimated_bins(values: Array, name: str) -> float:
-    """How many bins the two estimators that an outlier leads astray would make (formulas:
-    np.histogram_bin_edges)."""
+    """How many bins the estimators that an outlier leads astray would make (see np.histogram_bin_edges)."""
     if values.size == 0 or name not in ("auto", "fd", "scott"):
         return 0.0
     if name == "scott":
@@ -123,8 +122,7 @@ def _merge(counts: Array, limits: Array, max_bins: int | None) -> tuple[Array, A
 
 
 def _trim(counts: Array, limits: Array) -> tuple[Array, Array]:
-    """The occupied bins with their upper limits, and one empty bin before them, whose limit is their lower
-    edge."""
+    """The occupied bins with their upper limits, after an empty bin whose limit is their lower edge."""
     occupied = np.flatnonzero(counts)
     first, last = (int(occupied[0]), int(occupied[-1])) if occupied.size else (0, len(counts) - 1)
     return np.concatenate([[0], counts[first : last + 1]]), limits[first : last + 2]

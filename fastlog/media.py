@@ -42,6 +42,8 @@ _TENSOR_PROTO: dict[torch.dtype, tuple[str, str, torch.dtype | None]] = {
 def check_dimensions(argument: str, shape: Sequence[int], dataformats: str, letters: str) -> None:
     """Raises ValueError unless ``dataformats`` is an order of ``letters`` and ``shape`` has as many
     dimensions."""
+    if not isinstance(dataformats, str):
+        raise TypeError(f"dataformats must be a string, not {type(dataformats).__name__}")
     if sorted(dataformats.upper()) != sorted(letters):
         raise ValueError(f"dataformats={dataformats!r} is no order of {letters!r}")
     if len(shape) != len(letters) or 0 in shape:
@@ -52,7 +54,9 @@ def check_dimensions(argument: str, shape: Sequence[int], dataformats: str, lett
 
 def check_image(shape: Sequence[int], dataformats: str) -> None:
     """Raises ValueError unless the shape is that of an image, or of a batch, in this order."""
-    letters = {2: "HW", 3: "CHW", 4: "NCHW"}.get(len(dataformats), "CHW")
+    letters = {2: "HW", 3: "CHW", 4: "NCHW"}.get(
+        len(dataformats) if isinstance(dataformats, str) else 0, "CHW"
+    )
     check_dimensions("img_tensor", shape, dataformats, letters)
     channels = shape[dataformats.upper().index("C")] if "C" in letters else 1
     if channels not in (1, 3, 4):
@@ -66,13 +70,21 @@ def image(tag: str, dataformats: str, pixels: Array) -> Any:
     return tbx.image(tag, pixels, dataformats=dataformats)
 
 
+def listed(values: Any, argument: str) -> list[Any]:
+    """``list(values)``. Raises TypeError, naming the argument, for what has no elements."""
+    try:
+        return list(values)
+    except TypeError as error:
+        raise TypeError(f"{argument}: {error}") from error
+
+
 def box_labels(shape: Sequence[int], labels: Any) -> list[str] | None:
     """A label for each of the boxes of this shape; None (as in tensorboardX) if the numbers differ."""
     if len(shape) != 2 or shape[1] != 4:
         raise ValueError(f"box_tensor has shape {tuple(shape)}; expected (boxes, 4)")
     if labels is None:
         return None
-    names = [labels] if isinstance(labels, str) else [str(label) for label in labels]
+    names = [labels] if isinstance(labels, str) else [str(label) for label in listed(labels, "labels")]
     return names if len(names) == shape[0] else None
 
 
@@ -123,7 +135,10 @@ def audio(tag: str, sample_rate: int, sound: Array) -> Any:
 
 def json_copy(config: Any) -> Any:
     """A copy of what JSON can hold. Raises TypeError for anything else."""
-    return json.loads(json.dumps(config))
+    try:
+        return json.loads(json.dumps(config))
+    except TypeError as error:
+        raise TypeError(f"config_dict: {error}") from error
 
 
 def embedding_labels(metadata: Any, header: Sequence[str] | None) -> list[Any] | None:
@@ -134,8 +149,8 @@ def embedding_labels(metadata: Any, header: Sequence[str] | None) -> list[Any] |
     if metadata is None:
         return None
     if not header:
-        return [_one_line(label) for label in metadata]
-    return [[_one_line(label) for label in row] for row in metadata]
+        return [_one_line(label) for label in listed(metadata, "metadata")]
+    return [[_one_line(label) for label in listed(row, "metadata")] for row in listed(metadata, "metadata")]
 
 
 def check_embedding(shape: Sequence[int], labels: Sequence[Any] | None, images: Sequence[int] | None) -> None:

@@ -10,7 +10,7 @@ from tensorboardX import summary as tbx
 from tensorboardX.utils import figure_to_image
 
 from fastlog import media
-from fastlog.snapshots import take
+from fastlog.snapshots import as_float, as_int, take
 from fastlog.tags import checked_tag, clean_tag, subdirectory
 from fastlog.writer_base import WriterBase, unless_comet
 
@@ -57,7 +57,7 @@ class MediaWriter(WriterBase):
             img_tensor: as in ``add_image`` with ``dataformats`` of 4 letters, or a list of images of one size
                 with "CHW" or "HWC".
         """
-        if isinstance(img_tensor, list) and dataformats.upper() in ("CHW", "HWC"):
+        if isinstance(img_tensor, list) and str(dataformats).upper() in ("CHW", "HWC"):
             dataformats = "N" + dataformats
         self.add_image(tag, img_tensor, global_step, walltime, dataformats)
 
@@ -85,10 +85,10 @@ class MediaWriter(WriterBase):
             rescale: factor of the logged image's size.
         """
         tag = checked_tag(tag)
-        if not isinstance(dataformats, str):
+        if isinstance(dataformats, (int, float)):
             rescale, dataformats, labels = (
                 dataformats,
-                labels or "CHW",
+                "CHW" if labels is None else labels,
                 torch_labels[0] if torch_labels else None,
             )
         place = f"add_image_with_boxes({tag!r})"
@@ -97,7 +97,11 @@ class MediaWriter(WriterBase):
             media.check_image(image.shape, dataformats)
             names = media.box_labels(boxes.shape, labels)
             encode = functools.partial(
-                tbx.image_boxes, tag, rescale=rescale, dataformats=dataformats, labels=names
+                tbx.image_boxes,
+                tag,
+                rescale=as_float(rescale, "rescale"),
+                dataformats=dataformats,
+                labels=names,
             )
             self._enqueue_summary(place, [image, boxes], encode, global_step, walltime, since)
 
@@ -112,6 +116,9 @@ class MediaWriter(WriterBase):
         """Logs a matplotlib figure, or a list of them as one grid. Drawn at the call: matplotlib needs
         that."""
         clean_tag(tag)
+        for each in figure if isinstance(figure, list) else [figure]:
+            if not hasattr(each, "savefig"):
+                raise TypeError(f"figure must be a matplotlib figure or a list, not {type(each).__name__}")
         with self._guarded(f"add_figure({tag!r})"):
             pixels = figure_to_image(figure, close)
             self.add_image(tag, pixels, global_step, walltime, "NCHW" if isinstance(figure, list) else "CHW")
@@ -137,7 +144,7 @@ class MediaWriter(WriterBase):
         with self._guarded(place) as since:
             part = take(vid_tensor, "vid_tensor")
             media.check_dimensions("vid_tensor", part.shape, dataformats, "NTCHW")
-            encode = functools.partial(media.video, name, fps, dataformats)
+            encode = functools.partial(media.video, name, as_float(fps, "fps"), dataformats)
             self._enqueue_summary(place, [part], encode, global_step, walltime, since)
 
     @unless_comet
@@ -161,7 +168,7 @@ class MediaWriter(WriterBase):
         with self._guarded(place) as since:
             part = take(snd_tensor, "snd_tensor")
             media.check_audio(part.shape)
-            encode = functools.partial(media.audio, tag, int(sample_rate))
+            encode = functools.partial(media.audio, tag, as_int(sample_rate, "sample_rate"))
             self._enqueue_summary(place, [part], encode, global_step, walltime, since)
 
     def add_text(
@@ -207,7 +214,7 @@ class MediaWriter(WriterBase):
         with self._guarded(place) as since:
             points = take(mat, "mat")
             images = None if label_img is None else take(label_img, "label_img")
-            header = None if metadata_header is None else list(metadata_header)
+            header = None if metadata_header is None else media.listed(metadata_header, "metadata_header")
             labels = media.embedding_labels(metadata, header)
             media.check_embedding(points.shape, labels, None if images is None else images.shape)
             logdir = str(file_writer.get_logdir())
@@ -247,7 +254,7 @@ class MediaWriter(WriterBase):
                 raise ValueError(f"labels have shape {parts[0].shape}, predictions {parts[1].shape}")
             if weights is not None:
                 parts.append(take(weights, "weights"))
-            encode = functools.partial(_pr_curve, tag, int(num_thresholds))
+            encode = functools.partial(_pr_curve, tag, as_int(num_thresholds, "num_thresholds"))
             self._enqueue_summary(place, parts, encode, global_step, walltime, since)
 
     @unless_comet
@@ -280,7 +287,7 @@ class MediaWriter(WriterBase):
             parts = [take(values, argument) for argument, values in counts.items()]
             if len({part.shape for part in parts}) > 1 or len(parts[0].shape) != 1:
                 raise ValueError(f"{', '.join(counts)} must be rows of one length")
-            encode = functools.partial(_pr_curve_raw, tag, int(num_thresholds))
+            encode = functools.partial(_pr_curve_raw, tag, as_int(num_thresholds, "num_thresholds"))
             self._enqueue_summary(place, parts, encode, global_step, walltime, since)
 
     @unless_comet

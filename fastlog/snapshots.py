@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from tensorboardX import x2num
 
-from fastlog.tensors import _plain
+from fastlog.tensors import plain_tensor
+
+MAX_INT = 2**63
 
 _NUMERIC_KINDS = "biuf"
 
@@ -66,6 +68,8 @@ def take(value: Any, argument: str) -> Snapshot:
     except NotImplementedError:
         kind = type(value).__name__
         raise TypeError(f"{argument} is a {kind}; pass a tensor, an array or numbers") from None
+    except TypeError as error:
+        raise TypeError(f"{argument}: {error}") from error
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"{argument}: {error}") from error
     if array.dtype.kind not in _NUMERIC_KINDS:
@@ -86,36 +90,66 @@ def as_float(value: Any, argument: str) -> float:
     if isinstance(value, (str, bytes)) or value is None:
         raise TypeError(f"{argument} is a {type(value).__name__}; pass a number or a tensor of one element")
     if isinstance(value, (int, float, np.number, np.bool_)) and not isinstance(value, np.complexfloating):
-        return _finite_float(value, argument)
+        return _float(value, argument)
     if not isinstance(value, (torch.Tensor, np.ndarray, list, tuple)) and hasattr(value, "__float__"):
-        return _finite_float(value, argument)
+        return _float(value, argument)
+    if isinstance(value, torch.Tensor):
+        one = _checked(value, argument)
+        if one.numel() != 1:
+            raise ValueError(f"{argument} has shape {tuple(one.shape)}; pass one element")
+        return float(one.item())
     array = take(value, argument).array()
     if array.size != 1:
         raise ValueError(f"{argument} has shape {array.shape}; pass one element")
     return float(array.reshape(()))
 
 
-def _finite_float(value: Any, argument: str) -> float:
+def as_int(value: Any, argument: str) -> int:
+    """What ``int`` makes of a value.
+
+    Raises:
+        TypeError, ValueError: nothing; or, 64 bits do not hold it.
+    """
+    try:
+        number = int(value)
+    except TypeError as error:
+        raise TypeError(f"{argument} is a {type(value).__name__}: {error}") from error
+    except (ValueError, OverflowError, RuntimeError) as error:
+        raise ValueError(f"{argument}: {error}") from error
+    if not -MAX_INT <= number < MAX_INT:
+        raise ValueError(f"{argument} does not fit 64 bits")
+    return number
+
+
+def _float(value: Any, argument: str) -> float:
     try:
         return float(value)
     except OverflowError:
         raise ValueError(f"{argument} is too large for a float") from None
+    except TypeError as error:
+        raise TypeError(f"{argument} is a {type(value).__name__}: {error}") from error
 
 
-def _take_tensor(value: torch.Tensor, argument: str) -> Snapshot:
+def _checked(value: torch.Tensor, argument: str) -> torch.Tensor:
+    """A plain strided real tensor without gradient."""
     if value.is_complex() or value.is_quantized:
         remedy = "its .abs() or .real" if value.is_complex() else "its .dequantize()"
         raise TypeError(f"{argument} is a {value.dtype} tensor; pass {remedy}")
     if type(value) not in (torch.Tensor, torch.nn.Parameter):
-        value = _plain(value, argument)
+        value = plain_tensor(value, argument)
     if value.is_meta:
         raise TypeError(f"{argument} is a meta tensor, which holds no values")
     value = value.detach()
-    if value.layout is not torch.strided:
-        value = value.to_dense()
-    value = value.resolve_neg()
+    return value if value.layout is torch.strided else value.to_dense()
+
+
+def _take_tensor(value: torch.Tensor, argument: str) -> Snapshot:
+    value = _checked(value, argument).resolve_neg()
     if value.device.type == "cpu":
-        return Snapshot(_readable(value if _unknown_to_numpy(value.dtype) else value.clone()).numpy())
+        try:
+            return Snapshot(_readable(value if _unknown_to_numpy(value.dtype) else value.clone()).numpy())
+        except RuntimeError as error:
+            raise TypeError(f"{argument} has no values (in a torch.func transform?): {error}") from error
     if value.device.type == "cuda":
         with torch.cuda.device(value.device):
             host = value.to("cpu", non_blocking=True)

@@ -101,7 +101,7 @@ def _tensor_view(tensor: torch.Tensor, name: str) -> View | torch.Tensor:
 def _readable(tensor: torch.Tensor, name: str) -> tuple[torch.Tensor, int]:
     """The tensor without its subclass, and the code of its dtype."""
     if type(tensor) not in _PLAIN_TYPES:
-        tensor = _plain(tensor, name)
+        tensor = plain_tensor(tensor, name)
     code = _CODES.get(tensor.dtype)
     if code is None:
         raise TypeError(_unsupported_dtype(tensor, name))
@@ -110,7 +110,12 @@ def _readable(tensor: torch.Tensor, name: str) -> tuple[torch.Tensor, int]:
     return tensor, code
 
 
-def _plain(tensor: torch.Tensor, name: str) -> torch.Tensor:
+def plain_tensor(tensor: torch.Tensor, name: str) -> torch.Tensor:
+    """A tensor subclass as the plain tensor that shares its data.
+
+    Raises:
+        TypeError: its bytes are not its values (packed quantised weights, distributed, fake or nested tensors).
+    """
     kind = type(tensor)
     if kind.__module__.split(".")[0] in ("bitsandbytes", "torchao"):
         raise TypeError(

@@ -17,14 +17,15 @@ from tensorboardX.proto.summary_pb2 import Summary
 from fastlog import histograms, hparams
 from fastlog.bad_values import BadValues
 from fastlog.events import HISTOGRAM, JOB, RAW, SCALAR, Item
-from fastlog.file_writer import EVENT_BYTES, MAX_STEP
+from fastlog.file_writer import EVENT_BYTES
 from fastlog.media import use_tensor
 from fastlog.media_writer import MediaWriter
-from fastlog.snapshots import as_float, take
+from fastlog.snapshots import MAX_INT, as_float, take
 from fastlog.summarize import pack_one
 from fastlog.tags import CLEAN_TAGS, checked_tag, clean_tag, subdirectory
 from fastlog.writer_base import unless_comet
 
+_UNSET = ""
 # nan, pos_inf, neg_inf and num in the head of a packed summary
 _COUNTS = struct.Struct("<16xqqq56xq")
 
@@ -44,8 +45,8 @@ class SummaryWriter(MediaWriter):
         scalar_value: Any,
         global_step: int | None = None,
         walltime: float | None = None,
-        display_name: str = "",
-        summary_description: str = "",
+        display_name: str = _UNSET,
+        summary_description: str = _UNSET,
         new_style: bool = False,
         double_precision: bool = False,
     ) -> None:
@@ -64,13 +65,14 @@ class SummaryWriter(MediaWriter):
         file_writer = self.file_writer
         kind = type(scalar_value)
         if (
-            (kind is float or (kind is int and -MAX_STEP <= scalar_value < MAX_STEP))
+            (kind is float or (kind is int and -MAX_INT <= scalar_value < MAX_INT))
             and walltime is None
             and file_writer is not None
             and file_writer.direct is not None
-            and (global_step is None or (type(global_step) is int and -MAX_STEP <= global_step < MAX_STEP))
+            and (global_step is None or (type(global_step) is int and -MAX_INT <= global_step < MAX_INT))
             and type(tag) is str
-            and not (display_name or summary_description or new_style)
+            and display_name is summary_description is _UNSET
+            and new_style is False
         ):
             put, sink = file_writer.direct
             item = (SCALAR, CLEAN_TAGS[tag], float(scalar_value), global_step, time())
@@ -102,16 +104,18 @@ class SummaryWriter(MediaWriter):
             new_style, title = new_style or title, ""
         if isinstance(description, bool):
             double_precision, description = double_precision or description, ""
+        title = checked_tag("" if title is None else title, "display_name")
+        description = checked_tag("" if description is None else description, "summary_description")
         name = clean_tag(tag)
         place = f"add_scalar({name!r})"
         with self._guarded(place):
             file_writer = self._get_file_writer()
             step, wall_time = file_writer.stamp(global_step, walltime)
             if not (title or description or new_style):
-                file_writer.put(*_scalar_item(name, value, step, wall_time, place))
+                file_writer.put(*_scalar_item("scalar_value", name, value, step, wall_time, place))
             else:
                 number = as_float(value, "scalar_value")
-                summary = tbx.scalar(name, number, title or "", description or "")
+                summary = tbx.scalar(name, number, title, description)
                 if new_style:
                     use_tensor(summary.value[0], number, double_precision)
                 file_writer.add_summary(summary, step, wall_time)
@@ -137,12 +141,18 @@ class SummaryWriter(MediaWriter):
         file_writer = self._get_file_writer()
         step, wall_time = file_writer.stamp(global_step, walltime)
         logdir = str(file_writer.get_logdir())
+        if not hasattr(tag_scalar_dict, "items"):
+            raise TypeError(f"tag_scalar_dict must be a dict, not {type(tag_scalar_dict).__name__}")
         for tag, value in tag_scalar_dict.items():
-            place = f"add_scalars({name!r}, {checked_tag(tag, 'a key of tag_scalar_dict')!r})"
+            checked_tag(tag, "a key of tag_scalar_dict")
+            argument = f"tag_scalar_dict[{tag!r}]"
+            place = f"add_scalars({name!r}, {argument})"
             with self._guarded(place):
                 path = subdirectory(logdir, main_tag, tag)
-                record = [wall_time, step]
-                self._sub_writer(path).put(*_scalar_item(name, value, step, wall_time, place, record))
+                record: list[Any] = [wall_time, step]
+                self._sub_writer(path).put(
+                    *_scalar_item(argument, name, value, step, wall_time, place, record)
+                )
                 self.scalar_dict.setdefault(path, []).append(record)
         if self._comet_on:
             self._get_comet_logger().log_metrics(tag_scalar_dict, main_tag, step=global_step)
@@ -174,9 +184,13 @@ class SummaryWriter(MediaWriter):
             tag: name of the series.
             values: tensor, array, number or list; any shape and real dtype.
             bins: "tensorflow": TensorBoard's default bins, the fast way. Else what ``np.histogram`` takes,
-                with its
-                result: a number of bins, edges, or an estimator's name (held to 65,536 bins, with a warning).
-            max_bins: adds up neighbouring bins until there are about as many.
+                and its result: a number of bins, edges (what is beyond them is not counted), or the name of
+                an estimator (at most 65,536 bins, with a warning).
+            max_bins: adds up neighbouring bins until there are about as many; as slow as other bins.
+
+        Raises:
+            TypeError: strings, complex or quantised values, no values; says what to pass instead.
+            ValueError: ``bins`` or ``max_bins`` cannot be.
         """
         name = clean_tag(tag)
         file_writer = self._get_file_writer()
@@ -192,9 +206,8 @@ class SummaryWriter(MediaWriter):
                 if num:
                     file_writer.put((HISTOGRAM, name, packed, step, wall_time), len(packed), True, since)
                 if nan or pos_inf or neg_inf or not num:
-                    for item in _oddities(
-                        self._bad_values, name, num, nan, pos_inf + neg_inf, step, wall_time
-                    ):
+                    inf = pos_inf + neg_inf
+                    for item in _oddities(self._bad_values, name, num, nan, inf, step, wall_time):
                         file_writer.put(item, 0)
                     self._bad_values.warn()
         if self._comet_on:
@@ -291,21 +304,31 @@ class SummaryWriter(MediaWriter):
             global_step, run_name = None, global_step
         if torch_step:
             (global_step,) = torch_step
-        if type(hparam_dict) is not dict or type(metric_dict) is not dict:
-            raise TypeError("hparam_dict and metric_dict should be dictionary.")
-        run_name = checked_tag(run_name or name or str(time()), "name")
-        with self._guarded(f"add_hparams({run_name!r})"):
+        for argument, given in (
+            ("hparam_dict", hparam_dict),
+            ("metric_dict", metric_dict),
+            ("hparam_domain_discrete", {} if hparam_domain_discrete is None else hparam_domain_discrete),
+        ):
+            if not isinstance(given, dict):
+                raise TypeError(f"{argument} must be a dict, not {type(given).__name__}")
+        session = checked_tag("" if name is None else name, "name")
+        session = checked_tag(session if run_name is None else run_name, "run_name") or str(time())
+        with self._guarded(f"add_hparams({session!r})"):
             main = self._get_file_writer()
             step, wall_time = main.stamp(global_step, None)
             summaries = hparams.summaries(hparam_dict, metric_dict, hparam_domain_discrete or {})
-            writer = self._sub_writer(subdirectory(str(main.get_logdir()), run_name))
+            path = subdirectory(str(main.get_logdir()), session)
+            writer = self._sub_writer(path)
             for summary in summaries:
                 writer.add_summary(summary, None, wall_time)
             for key, value in metric_dict.items():
-                place = f"add_hparams(metric_dict[{key!r}])"
+                argument = f"metric_dict[{key!r}]"
+                place = f"add_hparams({argument})"
                 with self._guarded(place):
-                    writer.put(*_scalar_item(clean_tag(key), value, step, wall_time, place))
-            writer.retire()
+                    writer.put(*_scalar_item(argument, clean_tag(key), value, step, wall_time, place))
+            if writer is not main:
+                writer.retire()
+                (self.all_writers or {}).pop(path, None)
         if self._comet_on:
             self._get_comet_logger().log_parameters(hparam_dict, step=global_step)
 
@@ -315,18 +338,23 @@ class SummaryWriter(MediaWriter):
 
 
 def _scalar_item(
-    name: str, value: Any, step: int | None, wall_time: float, place: str, record: list[Any] | None = None
+    argument: str,
+    name: str,
+    value: Any,
+    step: int | None,
+    wall_time: float,
+    place: str,
+    record: list[Any] | None = None,
 ) -> tuple[Item, int, bool]:
-    """The arguments of ``FileWriter.put`` that log one number; its value goes to the end of ``record``
-    too."""
+    """What ``FileWriter.put`` takes to log one number, which is also appended to ``record``."""
     if not isinstance(value, torch.Tensor) or value.device.type == "cpu":
-        number = as_float(value, "scalar_value")
+        number = as_float(value, argument)
         if record is not None:
             record.append(number)
         return (SCALAR, name, number, step, wall_time), 0, False
-    part = take(value, "scalar_value")
+    part = take(value, argument)
     if math.prod(part.shape) != 1:
-        raise ValueError(f"scalar_value has shape {part.shape}; pass one element")
+        raise ValueError(f"{argument} has shape {part.shape}; pass one element")
 
     def run() -> list[Item]:
         number = float(part.array().reshape(()))

@@ -70,8 +70,7 @@ class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
             comment: suffix of the default ``logdir``.
             purge_step: TensorBoard hides what earlier files of the directory logged at this step and after.
             max_queue: raises ``queue_events`` where it is larger.
-            flush_secs: seconds between fsyncs. What is logged reaches the operating system within 0.2 s
-                anyway.
+            flush_secs: seconds between fsyncs; the operating system has what is logged within 0.2 s anyway.
             filename_suffix: suffix of the event file's name.
             write_to_disk: False logs nothing.
             log_dir: torch.utils.tensorboard's name of ``logdir``.
@@ -82,8 +81,8 @@ class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
                 "drop_oldest" drops the oldest histogram or image, then the oldest scalar, "drop_newest"
                 drops the new event.
             block_timeout: seconds that "block" waits at most; None: as long as it takes.
-            on_error: "warn" warns once of what cannot be logged and goes on; "raise" raises it at the next
-                call.
+            on_error: "warn" warns once of what cannot be logged; "raise" raises it, at the next call at the
+                latest.
 
         Raises:
             TypeError: an unknown argument.
@@ -145,8 +144,8 @@ class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
     def close(self, timeout: float | None = None) -> None:
         """Flushes and closes the files; safe to call twice. Logging afterwards opens a new file.
 
-        Raises:
-            TimeoutError: not within ``timeout`` seconds.
+        Args:
+            timeout: seconds; what the disk does not take in time is dropped, counted and warned about.
         """
         with self._lock:
             self.file_writer = self.all_writers = None
@@ -233,8 +232,7 @@ class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
         step, wall_time = file_writer.stamp(global_step, walltime)
 
         def run() -> list[Item]:
-            with np.errstate(all="ignore"):
-                summary = encode(*(part.array() for part in parts))
+            summary = encode(*(part.array() for part in parts))
             return [(RAW, Event(step=step, wall_time=wall_time, summary=summary).SerializeToString())]
 
         self._enqueue_job(place, parts, run, since)
@@ -242,8 +240,12 @@ class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
     def _enqueue_job(
         self, place: str, parts: Sequence[Snapshot], run: Callable[[], Sequence[Item]], since: float
     ) -> None:
+        def run_quietly() -> Sequence[Item]:
+            with np.errstate(all="ignore"):  # NaN in an image, say
+                return run()
+
         nbytes = sum(part.nbytes for part in parts)
-        self._get_file_writer().put((JOB, run, nbytes, True, place), nbytes, True, since)
+        self._get_file_writer().put((JOB, run_quietly, nbytes, True, place), nbytes, True, since)
 
     def _become_child(self) -> None:
         self._lock = threading.RLock()  # another thread of the parent may have held it

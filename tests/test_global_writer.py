@@ -3,26 +3,25 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorboardX
-from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+from event_files import files, scalars
 
 import fastlog
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 
-def scalars(path: str) -> list[tuple[int, float]]:
-    return [
-        (event.step, value.simple_value)
-        for event in LegacyEventFileLoader(path).Load()
-        for value in event.summary.value
-        if value.tag == "a"
-    ]
+def logged(logdir: Path) -> list[tuple[int, float]]:
+    """(step, value) of tag "a" in the one file below a directory."""
+    (path,) = files(logdir)
+    return [(step, value) for tag, step, value in scalars(path.parent) if tag == "a"]
 
 
 def count_up(writer: Any, child: int) -> None:
@@ -48,14 +47,12 @@ def test_children_log_to_the_parents_file(
         child.join(60)
         assert child.exitcode == 0
     writer.close()
-    (path,) = tmp_path.rglob("events*")
-    assert path.parent == tmp_path
-    logged = scalars(str(path))
-    assert sorted(step for step, _ in logged) == list(range(200))
-    assert sorted(value for _, value in logged) == [100 * child + i for child in range(4) for i in range(50)]
-    for child_values in ([v for _, v in logged if v // 100 == child] for child in range(4)):
+    rows = logged(tmp_path)
+    assert sorted(step for step, _ in rows) == list(range(200))
+    assert sorted(value for _, value in rows) == [100 * child + i for child in range(4) for i in range(50)]
+    for child_values in ([v for _, v in rows if v // 100 == child] for child in range(4)):
         assert child_values == sorted(child_values)
-    tags = [value.tag for event in LegacyEventFileLoader(str(path)).Load() for value in event.summary.value]
+    tags = [tag for tag, _, _ in scalars(tmp_path)]
     assert tags.count("i") == tags.count("t/text_summary") == 4
 
 
@@ -65,8 +62,7 @@ def test_flush_covers_what_children_have_sent(tmp_path: Path) -> None:
     child.start()
     child.join(60)
     writer.smw.flush()
-    (path,) = tmp_path.rglob("events*")
-    assert len(scalars(str(path))) == 50
+    assert len(logged(tmp_path)) == 50
     writer.close()
 
 
@@ -88,8 +84,23 @@ def test_a_killed_child_does_not_take_the_parent_along(tmp_path: Path) -> None:
     child.join(60)
     writer.add_scalar("a", 1.0)
     writer.close(timeout=30)
-    (path,) = tmp_path.rglob("events*")
-    assert scalars(str(path)) == [(0, 1.0)]
+    assert logged(tmp_path) == [(0, 1.0)]
+
+
+def test_a_program_that_leaves_without_closing(tmp_path: Path) -> None:
+    script = f"""
+import multiprocessing, fastlog
+def work(writer):
+    for i in range(100):
+        writer.add_scalar("a", i)
+if __name__ == "__main__":
+    writer = fastlog.GlobalSummaryWriter({str(tmp_path)!r})
+    child = multiprocessing.get_context("fork").Process(target=work, args=(writer,))
+    child.start()
+    child.join()
+"""
+    subprocess.run([sys.executable, "-c", script], timeout=60, check=True, capture_output=True)
+    assert logged(tmp_path) == [(i, i) for i in range(100)]
 
 
 def test_one_for_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,5 +110,5 @@ def test_one_for_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert fastlog.GlobalSummaryWriter.getSummaryWriter() is writer
     writer.add_scalar("a", 1.0)
     writer.close()
-    (path,) = tmp_path.rglob("events*")
+    (path,) = files(tmp_path)
     assert path.parent.parent == tmp_path / "runs"

@@ -9,22 +9,13 @@ import numpy as np
 import pytest
 import torch
 import torch.utils.tensorboard
-from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+from event_files import values
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.util import tensor_util
 
 import fastlog
-
-
-def values(logdir: Path) -> dict[str, Any]:
-    return {
-        value.tag: value
-        for path in sorted(logdir.rglob("events.out.tfevents.*"))
-        for event in LegacyEventFileLoader(str(path)).Load()
-        for value in event.summary.value
-    }
 
 
 def test_log_dir(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import copy
 import math
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,32 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
-from tensorboardX.summary import make_histogram
+from event_files import log, values
 
 import fastlog
 
 Calls = Callable[[Any], object]
 FLOAT32_MAX = float(np.finfo(np.float32).max)
-
-
-def read(logdir: Path) -> list[Any]:
-    """All events below a directory but those that start a file, each file's in order."""
-    rows = []
-    for path in sorted(logdir.rglob("events.out.tfevents.*")):
-        rows += list(LegacyEventFileLoader(str(path)).Load())[1:]
-    return rows
-
-
-def values(logdir: Path) -> dict[str, Any]:
-    """The last Summary.Value of each tag."""
-    return {value.tag: value for event in read(logdir) for value in event.summary.value}
-
-
-def log(logdir: Path, calls: Calls, **options: Any) -> dict[str, Any]:
-    with fastlog.SummaryWriter(logdir, **options) as writer:
-        calls(writer)
-    return values(logdir)
 
 
 def make_figure() -> Any:
@@ -138,130 +117,6 @@ def test_json_settings_of_a_mesh_at_the_call(tmp_path: Path) -> None:
         settings["lights"].append(2)
 
     assert b'{"lights": [1]}' in log(tmp_path, overwrite)["t_1"].metadata.plugin_data.content
-
-
-# ---- odd values in histograms
-
-ODD = {
-    "all NaN": (np.full(5, np.nan), 5, 0),
-    "infinities": (np.array([np.inf, -np.inf, np.inf, 1.0]), 0, 3),
-    "only infinities": (np.array([np.inf, -np.inf]), 0, 2),
-    "NaN among numbers": (np.array([1.0, np.nan, 2.0, np.inf]), 1, 1),
-    "beyond the edges": (np.array([1e25, -1e25, 1.0]), 0, 0),
-    "beyond float32": (np.array([1e300, -1e300, 0.0]), 0, 0),
-    "range beyond float64": (np.array([1.7e308, -1.7e308, 1.0]), 0, 0),
-    "constant": (np.full(7, 3.25), 0, 0),
-    "huge constant": (np.full(7, 1e300), 0, 0),
-    "zeros": (np.zeros(4, np.float32), 0, 0),
-    "denormals": (np.array([5e-324, 1e-310, 0.0]), 0, 0),
-    "one outlier": (np.append(np.linspace(0, 1, 1000), 1e12), 0, 0),
-    "bfloat16": (torch.tensor([1e-30, -1e-30, 3e38, -0.0]).bfloat16(), 0, 0),
-    "float8": (torch.tensor([1.0, -448.0, 0.5]).to(torch.float8_e4m3fn), 0, 0),
-    "bools": (np.array([True, False, True]), 0, 0),
-    "uint64": (np.array([2**64 - 1, 0], np.uint64), 0, 0),
-    "scalar": (2.5, 0, 0),
-}
-BINS: list[Any] = [
-    "tensorflow",
-    "auto",
-    "fd",
-    "scott",
-    "sturges",
-    "doane",
-    "rice",
-    "sqrt",
-    1,
-    10,
-    [0.0, 1.0, 2.0],
-]
-
-
-@pytest.mark.parametrize("bins", BINS, ids=str)
-@pytest.mark.parametrize("name", ODD)
-def test_odd_values_make_a_readable_histogram(name: str, bins: Any, tmp_path: Path) -> None:
-    data, nan, inf = ODD[name]
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always", fastlog.FastlogWarning)
-        got = log(tmp_path, lambda w: [w.add_histogram("t", data, step, bins) for step in (1, 2)])
-    about_values = [w for w in said if "NaN" in str(w.message)]
-    assert len(about_values) == (1 if nan or inf else 0)
-    assert len(said) - len(about_values) <= 1
-    histogram = got["t"].histo
-    num = np.size(data) if not isinstance(data, torch.Tensor) else data.numel()
-    assert histogram.num == num
-    assert {tag: value.simple_value for tag, value in got.items() if tag != "t"} == {
-        f"t/{kind}": count for kind, count in (("nan", nan), ("inf", inf)) if count
-    }
-    limits = [histogram.min, histogram.max, *histogram.bucket_limit]
-    assert all(math.isfinite(limit) and abs(limit) <= FLOAT32_MAX for limit in limits)
-    assert list(histogram.bucket_limit) == sorted(histogram.bucket_limit)
-    assert len(histogram.bucket) == len(histogram.bucket_limit)
-    finite = num - nan - inf
-    assert bool(histogram.bucket) == bool(finite)
-    assert not math.isnan(histogram.sum) and not math.isnan(histogram.sum_squares)
-    if not isinstance(bins, list):
-        assert sum(histogram.bucket) == finite
-    if not finite:
-        assert histogram.min == histogram.max == histogram.sum == 0
-
-
-@pytest.mark.parametrize("bins", ["tensorflow", 10])
-@pytest.mark.parametrize("empty", [torch.empty(0, 3), np.array([]), []])
-def test_nothing_is_logged_of_an_empty_tensor(empty: Any, bins: Any, tmp_path: Path) -> None:
-    with pytest.warns(fastlog.FastlogWarning, match=r"add_histogram\('t'\): no elements") as said:
-        assert log(tmp_path, lambda w: [w.add_histogram("t", empty, bins=bins) for _ in range(3)]) == {}
-    assert len(said) == 1
-
-
-@pytest.mark.parametrize("max_bins", [None, 1, 7])
-@pytest.mark.parametrize(
-    "bins",
-    [
-        *(
-            1,
-            10,
-            np.int64(37),
-            [-1.0, 0.0, 0.5, 2.0],
-            (-9, 9),
-            np.linspace(-3, 3, 50),
-            torch.arange(-3.0, 3.0),
-        ),
-        *([5, 6, 7], "auto", "doane", "fd", "rice", "scott", "sqrt", "stone", "sturges"),
-    ],
-    ids=str,
-)
-def test_other_bins_give_numpys_result(bins: Any, max_bins: int | None, tmp_path: Path) -> None:
-    data = np.random.default_rng(1).standard_normal(500)
-    histogram = log(tmp_path, lambda w: w.add_histogram("t", data, 1, bins, max_bins=max_bins))["t"].histo
-    bins = bins.numpy() if isinstance(bins, torch.Tensor) else bins
-    counts, edges = np.histogram(data, bins)
-    if counts.any():
-        assert histogram == make_histogram_for_tensorboard(data, bins, max_bins)
-    else:
-        assert sum(histogram.bucket) == 0 and next(iter(histogram.bucket_limit)) == edges[0]
-
-
-def make_histogram_for_tensorboard(data: Any, bins: Any, max_bins: int | None) -> Any:
-    from tensorboard.compat.proto.summary_pb2 import HistogramProto
-
-    return HistogramProto.FromString(make_histogram(data, bins, max_bins).SerializeToString())
-
-
-@pytest.mark.parametrize("bins", ["auto", "fd", "scott"])
-def test_an_estimator_is_held_to_65536_bins(bins: str, tmp_path: Path) -> None:
-    data = np.append(np.random.default_rng(2).standard_normal(10_000), 1e15 if bins != "scott" else 1e300)
-    if bins == "scott":  # its width follows the outlier: only many values make many bins
-        data = np.concatenate([np.zeros(10_000), [1e300]])
-        expected = None
-    else:
-        expected = "65536 are made"
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        histogram = log(tmp_path, lambda w: w.add_histogram("t", data, bins=bins))["t"].histo
-    assert len(histogram.bucket) <= 65_537
-    assert sum(histogram.bucket) == len(data)
-    if expected:
-        assert [expected in str(w.message) for w in said] == [True]
 
 
 # ---- wrong use and bad values
@@ -372,8 +227,8 @@ BAD_VALUES: dict[str, Calls] = {
     "scalar_value": lambda w: w.add_scalar("t", torch.ones(2)),
     "scalar_value empty": lambda w: w.add_scalar("t", []),
     "scalar_value of a huge int": lambda w: w.add_scalar("t", 10**400),
-    "scalar_value in add_scalars": lambda w: w.add_scalars("t", {"a": [1, 2]}),
-    "scalar_value of a metric": lambda w: w.add_hparams({}, {"t": [1, 2]}, "run"),
+    "tag_scalar_dict": lambda w: w.add_scalars("t", {"a": [1, 2]}),
+    "metric_dict": lambda w: w.add_hparams({}, {"t": [1, 2]}, "run"),
     "img_tensor": lambda w: w.add_image("t", np.zeros((2, 3))),
     "img_tensor of 7 channels": lambda w: w.add_image("t", np.zeros((7, 3, 3))),
     "img_tensor empty": lambda w: w.add_image("t", np.zeros((3, 0, 3))),

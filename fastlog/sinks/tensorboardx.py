@@ -64,6 +64,7 @@ class EventFileSink:
         except PartialWrite as error:
             if error.errno == errno.EFBIG and self._fresh and error.written == 0:
                 raise InvalidItems([0], error) from error  # a new file holds no more
+            self._fresh = self._fresh and error.written == 0
             raise
         self._fresh = False
 
@@ -91,8 +92,9 @@ class EventFileSink:
                 f"events.out.tfevents.{self._last_second:010d}.{socket.gethostname()}"
                 f".{next(_file_numbers):06d}.{os.getpid()}{self._suffix}"
             )
+            self._file_name = os.path.join(directory, name)  # tensorboardX's name for it
             try:
-                output = open_output(os.path.join(directory, name))
+                output = open_output(self._file_name)
             except FileExistsError as error:
                 if not str(error.filename).endswith(name):
                     raise  # something else stands where the directory should be
