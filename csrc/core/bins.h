@@ -142,21 +142,27 @@ inline const SlotMeaning& slot_meaning() {
 // above_*, num and num_finite included.
 template <class Count>
 void add_slots(const Count* slots, Summary& into) {
+  constexpr int kTogether = 11;  // most slots are empty
+  static_assert(kSlots % kTogether == 0);
   const SlotMeaning& meaning = slot_meaning();
   for (int sign = 0; sign < 2; ++sign) {
     const Count* of_sign = slots + sign * kSignStride;
-    for (int slot = 0; slot < kSlotOverflow; ++slot) {
-      const auto n = static_cast<std::int64_t>(of_sign[slot]);
-      if (n == 0) continue;
-      into.counts[meaning.bin[sign][slot]] += n;
-      into.num_finite += n;
-      into.num += n;
-      if (slot == kSlotZero) {
-        into.zeros += n;
-      } else if (slot < meaning.first_normal_e4m3) {
-        into.below_e4m3 += n;
-        if (slot < meaning.first_normal_fp16) into.below_fp16 += n;
-        if (slot == kSlotBelowFp32) into.below_fp32 += n;
+    for (int begin = 0; begin < kSlotOverflow; begin += kTogether) {
+      Count any = 0;
+      for (int slot = begin; slot < begin + kTogether; ++slot) any |= of_sign[slot];
+      if (any == 0) continue;
+      for (int slot = begin; slot < std::min(begin + kTogether, kSlotOverflow); ++slot) {
+        const auto n = static_cast<std::int64_t>(of_sign[slot]);
+        into.counts[meaning.bin[sign][slot]] += n;
+        into.num_finite += n;
+        into.num += n;
+        if (slot == kSlotZero) {
+          into.zeros += n;
+        } else if (slot < meaning.first_normal_e4m3) {
+          into.below_e4m3 += n;
+          if (slot < meaning.first_normal_fp16) into.below_fp16 += n;
+          if (slot == kSlotBelowFp32) into.below_fp32 += n;
+        }
       }
     }
     const auto beyond = static_cast<std::int64_t>(of_sign[kSlotOverflow]);

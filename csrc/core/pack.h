@@ -17,12 +17,15 @@ namespace fastlog {
 
 inline constexpr std::size_t kPackedHead = 8 * (kCounters + kMoments);
 
-inline void put_varint(std::string& out, std::uint64_t value) {
+// Writes at most kMaxVarint bytes and returns their end.
+inline constexpr std::size_t kMaxVarint = 10;
+inline char* put_varint(char* out, std::uint64_t value) {
   while (value >= 0x80) {
-    out.push_back(static_cast<char>(value | 0x80));
+    *out++ = static_cast<char>(value | 0x80);
     value >>= 7;
   }
-  out.push_back(static_cast<char>(value));
+  *out++ = static_cast<char>(value);
+  return out;
 }
 
 // Returns false at the end of the data or beyond 64 bits.
@@ -42,22 +45,22 @@ inline std::string pack(const Summary& summary) {
   while (first < last && summary.counts[first] == 0) ++first;
   while (last > first && summary.counts[last - 1] == 0) --last;
   const std::int32_t span[2] = {first, last - first};
-  std::string out;
-  out.reserve(kPackedHead + sizeof(span) + static_cast<std::size_t>(last - first) + 64);
-  out.append(reinterpret_cast<const char*>(&summary.underflow), kPackedHead);
-  out.append(reinterpret_cast<const char*>(span), sizeof(span));
+  char packed[kPackedHead + sizeof(span) + kBins * kMaxVarint];
+  std::memcpy(packed, &summary.underflow, kPackedHead);
+  std::memcpy(packed + kPackedHead, span, sizeof(span));
+  char* out = packed + kPackedHead + sizeof(span);
   for (int bin = first; bin < last;) {
-    put_varint(out, static_cast<std::uint64_t>(summary.counts[bin]));
+    out = put_varint(out, static_cast<std::uint64_t>(summary.counts[bin]));
     if (summary.counts[bin] != 0) {
       ++bin;
       continue;
     }
     int run = 1;
     while (summary.counts[bin + run] == 0) ++run;  // ends: the span's last count is not zero
-    put_varint(out, static_cast<std::uint64_t>(run - 1));
+    out = put_varint(out, static_cast<std::uint64_t>(run - 1));
     bin += run;
   }
-  return out;
+  return {packed, out};
 }
 
 // Returns false, leaving `out` unspecified, unless the data are exactly one packed summary.

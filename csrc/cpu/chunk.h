@@ -10,7 +10,8 @@
 
 #include "cpu/kernels.h"
 
-#define FASTLOG_INLINE static inline __attribute__((always_inline))
+#define FASTLOG_MEMBER inline __attribute__((always_inline))
+#define FASTLOG_INLINE static FASTLOG_MEMBER
 
 namespace fastlog::cpu {
 
@@ -20,6 +21,9 @@ inline constexpr int kBlock = 2048;  // values that stay in the first-level cach
 // Cell tables for both signs (core/bins.h), made once.
 extern const std::uint32_t* const kCells32;
 extern const std::uint64_t* const kCells64;
+
+// Counts n <= kBlock values and gives their moments as `lane_moments` does.
+Moments count_block_avx512(const float* values, int n, SlotCounters& counters);
 
 // `kWidth`: float lanes of one register of the instruction set.
 template <class Wide, int kWidth>
@@ -31,116 +35,136 @@ struct Registers {
   typedef double Doubles __attribute__((vector_size(kBytes)));
 };
 
-// Moments of n values in kLanes interleaved chains, folded lane by lane. The extremes mean nothing when a value
-// is NaN; then, as with any infinity, sum_squares is not finite.
+// Extremes and sums in kLanes interleaved chains, folded lane by lane at the end: the same operations in the same
+// order for every width. The extremes mean nothing when a value is NaN; then, as with any infinity, the sum of
+// squares is not finite.
 template <class Wide, int kWidth>
-FASTLOG_INLINE Moments lane_moments(const Wide* values, int n) {
+struct LaneMoments {
   using R = Registers<Wide, kWidth>;
-  constexpr int kPerValues = R::kBytes / static_cast<int>(sizeof(Wide));
-  constexpr int kValueRegisters = kLanes / kPerValues;
-  constexpr int kSumRegisters = kLanes / R::kSumLanes;
-  constexpr Wide kInfinity = std::numeric_limits<Wide>::infinity();
+  static constexpr int kPerValues = R::kBytes / static_cast<int>(sizeof(Wide));
+  static constexpr int kValueRegisters = kLanes / kPerValues;
+  static constexpr int kSumRegisters = kLanes / R::kSumLanes;
   typename R::Values low[kValueRegisters];
   typename R::Values high[kValueRegisters];
-  typename R::Doubles sum[kSumRegisters] = {};
-  typename R::Doubles squares[kSumRegisters] = {};
-  for (int r = 0; r < kValueRegisters; ++r) {
-    low[r] = typename R::Values{} + kInfinity;
-    high[r] = typename R::Values{} - kInfinity;
+  typename R::Doubles sum[kSumRegisters];
+  typename R::Doubles squares[kSumRegisters];
+
+  FASTLOG_MEMBER LaneMoments() : sum{}, squares{} {
+    constexpr Wide kInfinity = std::numeric_limits<Wide>::infinity();
+    for (int r = 0; r < kValueRegisters; ++r) {
+      low[r] = typename R::Values{} + kInfinity;
+      high[r] = typename R::Values{} - kInfinity;
+    }
   }
-  int i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
+
+  // Adds kLanes values.
+  FASTLOG_MEMBER void add(const Wide* values) {
 #pragma GCC unroll 8
     for (int r = 0; r < kValueRegisters; ++r) {
       typename R::Values x;
-      std::memcpy(&x, values + i + r * kPerValues, sizeof(x));
+      std::memcpy(&x, values + r * kPerValues, sizeof(x));
       low[r] = x < low[r] ? x : low[r];
       high[r] = x > high[r] ? x : high[r];
     }
 #pragma GCC unroll 8
     for (int r = 0; r < kSumRegisters; ++r) {
       typename R::SumPart part;
-      std::memcpy(&part, values + i + r * R::kSumLanes, sizeof(part));
+      std::memcpy(&part, values + r * R::kSumLanes, sizeof(part));
       const auto x = __builtin_convertvector(part, typename R::Doubles);
       sum[r] += x;
       squares[r] += x * x;
     }
   }
-  Wide lane_low[kLanes];
-  Wide lane_high[kLanes];
-  double lane_sum[kLanes];
-  double lane_squares[kLanes];
-  std::memcpy(lane_low, low, sizeof(low));
-  std::memcpy(lane_high, high, sizeof(high));
-  std::memcpy(lane_sum, sum, sizeof(sum));
-  std::memcpy(lane_squares, squares, sizeof(squares));
-  for (int lane = 0; i < n; ++i, ++lane) {
-    const Wide x = values[i];
-    lane_low[lane] = x < lane_low[lane] ? x : lane_low[lane];
-    lane_high[lane] = x > lane_high[lane] ? x : lane_high[lane];
-    lane_sum[lane] += static_cast<double>(x);
-    lane_squares[lane] += static_cast<double>(x) * static_cast<double>(x);
+
+  // The moments of all that was added and of the last n < kLanes values.
+  FASTLOG_MEMBER Moments fold(const Wide* values, int n) const {
+    Wide lane_low[kLanes];
+    Wide lane_high[kLanes];
+    double lane_sum[kLanes];
+    double lane_squares[kLanes];
+    std::memcpy(lane_low, low, sizeof(low));
+    std::memcpy(lane_high, high, sizeof(high));
+    std::memcpy(lane_sum, sum, sizeof(sum));
+    std::memcpy(lane_squares, squares, sizeof(squares));
+    for (int lane = 0; lane < n; ++lane) {
+      const Wide x = values[lane];
+      lane_low[lane] = x < lane_low[lane] ? x : lane_low[lane];
+      lane_high[lane] = x > lane_high[lane] ? x : lane_high[lane];
+      lane_sum[lane] += static_cast<double>(x);
+      lane_squares[lane] += static_cast<double>(x) * static_cast<double>(x);
+    }
+    Moments moments;
+    for (int lane = 0; lane < kLanes; ++lane) {
+      moments.min = lane_low[lane] < moments.min ? lane_low[lane] : moments.min;
+      moments.max = lane_high[lane] > moments.max ? lane_high[lane] : moments.max;
+    }
+    for (int half = kLanes / 2; half > 0; half /= 2) {
+      for (int lane = 0; lane < half; ++lane) {
+        lane_sum[lane] += lane_sum[lane + half];
+        lane_squares[lane] += lane_squares[lane + half];
+      }
+    }
+    moments.sum = lane_sum[0];
+    moments.sum_squares = lane_squares[0];
+    return moments;
   }
-  Moments moments;
-  for (int lane = 0; lane < kLanes; ++lane) {
-    moments.min = lane_low[lane] < moments.min ? lane_low[lane] : moments.min;
-    moments.max = lane_high[lane] > moments.max ? lane_high[lane] : moments.max;
+};
+
+template <class Wide, int kWidth>
+FASTLOG_INLINE Moments lane_moments(const Wide* values, int n) {
+  LaneMoments<Wide, kWidth> moments;
+  int i = 0;
+  for (; i + kLanes <= n; i += kLanes) moments.add(values + i);
+  return moments.fold(values + i, n - i);
+}
+
+template <class Wide>
+FASTLOG_INLINE unsigned exact_slot(Wide value) {
+  constexpr int kShift = Cells<Wide>::kShift;
+  const auto bits = bit_cast<typename Cells<Wide>::Bits>(value);
+  if constexpr (std::is_same_v<Wide, float>) {
+    return static_cast<unsigned>(slot_of(bits, kCells32[bits >> kShift], kShift));
+  } else {
+    return static_cast<unsigned>(slot_of(bits, kCells64[bits >> kShift], kShift));
   }
-  for (int half = kLanes / 2; half > 0; half /= 2) {
-    for (int lane = 0; lane < half; ++lane) {
-      lane_sum[lane] += lane_sum[lane + half];
-      lane_squares[lane] += lane_squares[lane + half];
+}
+
+template <int kCopies, class Wide>
+FASTLOG_INLINE void count_slots(const Wide* values, int n, SlotCounters& counters) {
+  int i = 0;
+  for (; i + kCopies <= n; i += kCopies) {
+#pragma GCC unroll 16
+    for (int copy = 0; copy < kCopies; ++copy) {
+      ++counters.slots[copy * kSlotCopyStride + exact_slot(values[i + copy])];
     }
   }
-  moments.sum = lane_sum[0];
-  moments.sum_squares = lane_squares[0];
-  return moments;
+  for (; i < n; ++i) ++counters.slots[exact_slot(values[i])];
 }
 
 template <class Wide>
-FASTLOG_INLINE void count_slots(const Wide* values, int n, SlotCounters& counters) {
-  using Bits = typename Cells<Wide>::Bits;
-  constexpr int kShift = Cells<Wide>::kShift;
-  const Bits* cells;
-  if constexpr (std::is_same_v<Wide, float>) {
-    cells = kCells32;
+FASTLOG_INLINE int count_above(const Wide* values, int n, Wide limit) {
+  int above = 0;
+  for (int i = 0; i < n; ++i) above += std::fabs(values[i]) > limit;
+  return above;
+}
+
+template <class Wide, int kWidth>
+FASTLOG_INLINE Moments count_block(const Wide* values, int n, SlotCounters& counters) {
+  counters.copies = std::max(counters.copies, n == kBlock ? kSlotCopies : kFewSlotCopies);
+#if defined(__x86_64__)
+  if constexpr (std::is_same_v<Wide, float> && kWidth == 16) return count_block_avx512(values, n, counters);
+#endif
+  if (n == kBlock) {
+    count_slots<kSlotCopies>(values, n, counters);
   } else {
-    cells = kCells64;
+    count_slots<kFewSlotCopies>(values, n, counters);
   }
-  const auto slot_at = [&](int i) {
-    Bits bits;
-    std::memcpy(&bits, values + i, sizeof(bits));
-    return slot_of(bits, cells[bits >> kShift], kShift);
-  };
-  std::uint32_t* const slots = counters.slots;
-  int i = 0;
-  for (; i + kSlotCopies <= n; i += kSlotCopies) {
-#pragma GCC unroll 8
-    for (int copy = 0; copy < kSlotCopies; ++copy) ++slots[copy * kSlotCopyStride + slot_at(i + copy)];
-  }
-  for (; i < n; ++i) ++slots[slot_at(i)];
-}
-
-template <class Wide>
-FASTLOG_INLINE void count_above(const Wide* values, int n, SlotCounters& counters) {
-  int e4m3 = 0;
-  int e5m2 = 0;
-  int fp16 = 0;
-  for (int i = 0; i < n; ++i) {
-    const Wide magnitude = std::fabs(values[i]);
-    e4m3 += magnitude > Wide{448};
-    e5m2 += magnitude > Wide{57344};
-    fp16 += magnitude > Wide{65504};
-  }
-  counters.above_e4m3 += e4m3;
-  counters.above_e5m2 += e5m2;
-  counters.above_fp16 += fp16;
+  return lane_moments<Wide, kWidth>(values, n);
 }
 
 template <class Wide, int kWidth>
 FASTLOG_INLINE void process_block(const Wide* values, int n, SlotCounters& counters, Moments& moments) {
-  count_slots(values, n, counters);
-  Moments block = lane_moments<Wide, kWidth>(values, n);
+  Moments block = count_block<Wide, kWidth>(values, n, counters);
   Wide finite[kBlock];
   if (!std::isfinite(block.sum_squares)) {
     int kept = 0;
@@ -152,7 +176,10 @@ FASTLOG_INLINE void process_block(const Wide* values, int n, SlotCounters& count
     n = kept;
     block = lane_moments<Wide, kWidth>(values, n);
   }
-  if (block.max > 448 || block.min < -448) count_above(values, n, counters);
+  const double magnitude = std::max(block.max, -block.min);
+  if (magnitude > 448) counters.above_e4m3 += count_above<Wide>(values, n, 448);
+  if (magnitude > 57344) counters.above_e5m2 += count_above<Wide>(values, n, 57344);
+  if (magnitude > 65504) counters.above_fp16 += count_above<Wide>(values, n, 65504);
   moments.min = std::min(moments.min, block.min);
   moments.max = std::max(moments.max, block.max);
   moments.sum += block.sum;
@@ -160,8 +187,8 @@ FASTLOG_INLINE void process_block(const Wide* values, int n, SlotCounters& count
 }
 
 template <class Tag, int kWidth>
-FASTLOG_INLINE void process_chunk(const TensorView& view, std::int64_t begin, std::int64_t end,
-                                  SlotCounters& counters, Moments& moments) {
+FASTLOG_INLINE void process_chunk(const TensorView& view, std::int64_t begin, std::int64_t end, SlotCounters& counters,
+                                  Moments& moments) {
   using Storage = typename Tag::Storage;
   using Wide = typename Tag::Wide;
   const auto* data = static_cast<const Storage*>(view.data);

@@ -20,8 +20,10 @@ namespace {
 
 // The unit of work and the leaf of the sum tree: part of the promise that equal values give equal bytes.
 constexpr std::int64_t kChunk = 1 << 16;
-// A thread's 32-bit counters are drained before they can overflow.
-constexpr std::int64_t kDrainEvery = (std::int64_t{1} << 31) / kChunk;
+// A thread's counters are drained before they can overflow: a chunk adds kChunk / kSlotCopies at most to a 16-bit
+// one of a slot, kChunk to a 32-bit one of a pattern.
+constexpr std::int64_t kDrainSlotsEvery = (1 << 16) / (kChunk / kSlotCopies) - 1;
+constexpr std::int64_t kDrainPatternsEvery = (std::int64_t{1} << 31) / kChunk;
 
 // A tensor while its chunks are being counted, by any thread, in any order.
 struct Accumulator {
@@ -47,16 +49,14 @@ struct Scratch {
       patterns.drain_into(tensor.patterns);
       return;
     }
-    std::uint32_t* const first = counters.slots;
-    for (int copy = 1; copy < kSlotCopies; ++copy) {
-      std::uint32_t* const other = counters.slots + copy * kSlotCopyStride;
-      for (int slot = 0; slot < kSignStride + kSlots; ++slot) {
-        first[slot] += other[slot];
-        other[slot] = 0;
-      }
+    std::uint32_t slots[kSlotCopyStride] = {};
+    for (int copy = 0; copy < counters.copies; ++copy) {
+      std::uint16_t* const counted = counters.slots + copy * kSlotCopyStride;
+      for (int slot = 0; slot < kSlotCopyStride; ++slot) slots[slot] += counted[slot];
+      std::fill(counted, counted + kSlotCopyStride, std::uint16_t{0});
     }
-    add_slots(first, tensor.summary);
-    std::fill(first, first + kSignStride + kSlots, 0u);
+    counters.copies = 0;
+    add_slots(slots, tensor.summary);
     tensor.summary.above_e4m3 += std::exchange(counters.above_e4m3, 0);
     tensor.summary.above_e5m2 += std::exchange(counters.above_e5m2, 0);
     tensor.summary.above_fp16 += std::exchange(counters.above_fp16, 0);
@@ -137,11 +137,13 @@ class Call {
     std::size_t tensor = 0;
     Accumulator* accumulator = nullptr;
     std::int64_t counted = 0;
+    std::int64_t drain_every = 0;
     for (std::int64_t chunk; (chunk = next_.fetch_add(1, std::memory_order_relaxed)) < chunks_;) {
-      if (accumulator == nullptr || chunk >= first_chunk_[tensor + 1] || counted == kDrainEvery) {
+      if (accumulator == nullptr || chunk >= first_chunk_[tensor + 1] || counted == drain_every) {
         leave(tensor, accumulator, scratch, counted);
         while (chunk >= first_chunk_[tensor + 1]) ++tensor;
         accumulator = &open(tensor);
+        drain_every = accumulator->patterns.empty() ? kDrainSlotsEvery : kDrainPatternsEvery;
         counted = 0;
       }
       const TensorView& view = views_[tensor];

@@ -18,14 +18,17 @@ struct Moments {
   double sum_squares = 0;
 };
 
-// Several copies, so that a hot bin is not one chain of store-to-load forwards; the odd stride keeps the
-// copies out of each other's cache sets. 32 bits: drained before 2^32 values.
-inline constexpr int kSlotCopies = 4;
+// Several copies in turn, so that a hot bin is not one chain of store-to-load forwards and values nearby seldom
+// meet in a counter. 16 bits keep them in the first-level cache; they are drained before 2^16 values reach one.
+// An incomplete block uses a few of them, which are sooner drained.
+inline constexpr int kSlotCopies = 16;
+inline constexpr int kFewSlotCopies = 4;
 inline constexpr int kSlotCopyStride = kSignStride + kSlots + 19;
 static_assert(kSlotCopyStride % 16 == 0);
 
 struct SlotCounters {
-  std::uint32_t slots[kSlotCopies * kSlotCopyStride];
+  std::uint16_t slots[kSlotCopies * kSlotCopyStride];
+  int copies;  // that may hold counts
   std::int64_t above_e4m3;
   std::int64_t above_e5m2;
   std::int64_t above_fp16;

@@ -28,12 +28,12 @@ class ThreadPool {
       }
       work_ = &work;
       invited_ = helpers;
-      running_ = helpers;
       ++generation_;
     }
     wake_.notify_all();
     attempt(work, 0);
     std::unique_lock<std::mutex> lock(mutex_);
+    invited_ = 0;  // whoever has not begun by now finds nothing left to do, and is not waited for
     done_.wait(lock, [this] { return running_ == 0; });
     if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
   }
@@ -54,6 +54,7 @@ class ThreadPool {
       wake_.wait(lock, [&] { return generation_ != seen; });
       seen = generation_;
       if (index > invited_) continue;
+      ++running_;
       const std::function<void(int)>& work = *work_;
       lock.unlock();
       attempt(work, index);
