@@ -26,7 +26,7 @@ test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest $(ARGS)
 
 soak: $(VENV)/test.stamp
-	$(BIN)/python -m pytest -m soak tests/soak $(ARGS)
+	$(BIN)/python -m pytest -m soak tests $(ARGS)
 
 bench: $(VENV)/bench.stamp
 	mkdir -p build

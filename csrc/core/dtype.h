@@ -49,27 +49,25 @@ FASTLOG_HD inline To bit_cast(From from) {
 enum class Specials { kIeee, kFn, kFnuz };
 template <int kExponentBits, int kMantissaBits, Specials kSpecials>
 FASTLOG_HD inline float small_float_value(std::uint32_t bits) {
-  constexpr std::uint32_t kMantissaMask = (1u << kMantissaBits) - 1;
-  constexpr std::uint32_t kExponentMask = (1u << kExponentBits) - 1;
+  // Masks instead of branches: loops over it become vector code.
+  constexpr std::uint32_t kSign = 1u << (kExponentBits + kMantissaBits);
+  constexpr std::uint32_t kExponent = kSign - (1u << kMantissaBits);
   constexpr int kBias = (1 << (kExponentBits - 1)) - (kSpecials == Specials::kFnuz ? 0 : 1);
+  constexpr std::uint32_t kInfinity = 0x7f800000u;
   constexpr std::uint32_t kNan = 0x7fc00000u;
-  const std::uint32_t sign = (bits >> (kExponentBits + kMantissaBits)) & 1u;
-  const std::uint32_t exponent = (bits >> kMantissaBits) & kExponentMask;
-  const std::uint32_t mantissa = bits & kMantissaMask;
-  if (kSpecials == Specials::kIeee && exponent == kExponentMask) {
-    return bit_cast<float>(mantissa ? kNan : (sign << 31 | 0x7f800000u));
-  }
-  if (kSpecials == Specials::kFn && exponent == kExponentMask && mantissa == kMantissaMask) {
-    return bit_cast<float>(kNan);
-  }
-  if (kSpecials == Specials::kFnuz && sign && !exponent && !mantissa) return bit_cast<float>(kNan);
-  if (exponent == 0) {
-    // mantissa * 2^(1 - bias - mantissa bits), exact in float32
-    constexpr std::uint32_t kScaleBits = static_cast<std::uint32_t>(127 + 1 - kBias - kMantissaBits) << 23;
-    const float magnitude = static_cast<float>(mantissa) * bit_cast<float>(kScaleBits);
-    return sign ? -magnitude : magnitude;
-  }
-  return bit_cast<float>(sign << 31 | (exponent + 127 - kBias) << 23 | mantissa << (23 - kMantissaBits));
+  const std::uint32_t magnitude = bits & (kSign - 1);
+  const std::uint32_t shifted = magnitude << (23 - kMantissaBits);
+  const std::uint32_t normal = shifted + (static_cast<std::uint32_t>(127 - kBias) << 23);
+  // mantissa * 2^(1 - bias - mantissa bits), exact in float32
+  const float unit = bit_cast<float>(static_cast<std::uint32_t>(127 + 1 - kBias - kMantissaBits) << 23);
+  const auto subnormal = bit_cast<std::uint32_t>(static_cast<float>(static_cast<std::int32_t>(magnitude)) * unit);
+  const std::uint32_t is_subnormal = 0u - static_cast<std::uint32_t>(magnitude < (1u << kMantissaBits));
+  std::uint32_t value = (subnormal & is_subnormal) | (normal & ~is_subnormal);
+  if (kSpecials == Specials::kIeee) value |= (0u - static_cast<std::uint32_t>(magnitude >= kExponent)) & kInfinity;
+  if (kSpecials == Specials::kFn) value |= (0u - static_cast<std::uint32_t>(magnitude == kSign - 1)) & kNan;
+  if (kSpecials == Specials::kFnuz) value |= (0u - static_cast<std::uint32_t>(bits == kSign)) & kNan;
+  value |= (bits & kSign) << (31 - kExponentBits - kMantissaBits);
+  return bit_cast<float>(value);
 }
 
 // One tag type per dtype: `Storage` as it lies in memory, `Wide` (float or double) that holds every
@@ -98,9 +96,7 @@ struct SmallFloat {
   using Storage = StorageT;
   using Wide = float;
   static constexpr int kPatterns = 1 << (8 * sizeof(Storage));
-  FASTLOG_HD static Wide widen(Storage x) {
-    return small_float_value<kExponentBits, kMantissaBits, kSpecials>(x);
-  }
+  FASTLOG_HD static Wide widen(Storage x) { return small_float_value<kExponentBits, kMantissaBits, kSpecials>(x); }
 };
 using Float16 = SmallFloat<std::uint16_t, 5, 10, Specials::kIeee>;
 using Float8E4M3FN = SmallFloat<std::uint8_t, 4, 3, Specials::kFn>;

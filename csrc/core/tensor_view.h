@@ -8,10 +8,10 @@
 namespace fastlog {
 
 struct TensorView {
-  const void* data = nullptr;       // `count` dense elements; any alignment that the dtype allows
+  const void* data = nullptr;  // `count` dense elements; any alignment that the dtype allows
   std::int64_t count = 0;
   DType dtype = DType::kFloat32;
-  std::int64_t implicit_zeros = 0;  // zeros that are not stored (sparse layouts)
+  std::int64_t implicit_zeros = 0;    // zeros that are not stored (sparse layouts)
   const float* multiplier = nullptr;  // where given, x * *multiplier in float64 is what is summarised
 };
 

@@ -34,8 +34,8 @@ struct Accumulator {
 
   std::mutex mutex;  // guards all but `moments`, whose elements have one writer each
   Summary summary;
-  std::vector<Moments> moments;  // per chunk
-  PatternTotals patterns;        // where the dtype's bit patterns are counted; else empty
+  std::vector<Moments> moments;  // per chunk; none in those whose patterns are counted
+  PatternTotals patterns;        // empty where the dtype has too many, or the tensor too few values
   std::int64_t chunks_left;
 };
 
@@ -44,11 +44,17 @@ struct Scratch {
   SlotCounters counters{};
   PatternCounters patterns;
 
+  std::int64_t slot_chunks = 0;     // counted since their counters
+  std::int64_t pattern_chunks = 0;  // were drained
+
   void drain_into(Accumulator& tensor) {
-    if (!tensor.patterns.empty()) {
-      patterns.drain_into(tensor.patterns);
-      return;
-    }
+    drain_slots_into(tensor);
+    if (pattern_chunks > 0) patterns.drain_into(tensor.patterns);
+    pattern_chunks = 0;
+  }
+
+  void drain_slots_into(Accumulator& tensor) {
+    slot_chunks = 0;
     std::uint32_t slots[kSlotCopyStride] = {};
     for (int copy = 0; copy < counters.copies; ++copy) {
       std::uint16_t* const counted = counters.slots + copy * kSlotCopyStride;
@@ -81,20 +87,19 @@ double rescaled_sum(const TensorView& view) {
 // What the chunks' counts and moments make of the whole tensor.
 void finish(const TensorView& view, Accumulator& tensor) {
   Summary& summary = tensor.summary;
-  if (!tensor.patterns.empty()) {
-    summarize_patterns(tensor.patterns, view.dtype, summary);
-  } else {
-    CompensatedSum sum;
-    CompensatedSum squares;
-    for (const Moments& chunk : tensor.moments) {
-      summary.min = std::min(summary.min, chunk.min);
-      summary.max = std::max(summary.max, chunk.max);
-      sum.add(chunk.sum);
-      squares.add(chunk.sum_squares);
-    }
-    summary.sum = std::isfinite(sum.value()) ? sum.value() : rescaled_sum(view);
-    summary.sum_squares = std::isfinite(squares.value()) ? squares.value() : std::numeric_limits<double>::infinity();
+  if (!tensor.patterns.empty()) summarize_patterns(tensor.patterns, view.dtype, summary);
+  CompensatedSum sum;
+  CompensatedSum squares;
+  sum.add(summary.sum);
+  squares.add(summary.sum_squares);
+  for (const Moments& chunk : tensor.moments) {
+    summary.min = std::min(summary.min, chunk.min);
+    summary.max = std::max(summary.max, chunk.max);
+    sum.add(chunk.sum);
+    squares.add(chunk.sum_squares);
   }
+  summary.sum = std::isfinite(sum.value()) ? sum.value() : rescaled_sum(view);
+  summary.sum_squares = std::isfinite(squares.value()) ? squares.value() : std::numeric_limits<double>::infinity();
   if (view.implicit_zeros > 0) {
     summary.counts[kMagnitudes] += view.implicit_zeros;
     summary.zeros += view.implicit_zeros;
@@ -137,23 +142,27 @@ class Call {
     std::size_t tensor = 0;
     Accumulator* accumulator = nullptr;
     std::int64_t counted = 0;
-    std::int64_t drain_every = 0;
     for (std::int64_t chunk; (chunk = next_.fetch_add(1, std::memory_order_relaxed)) < chunks_;) {
-      if (accumulator == nullptr || chunk >= first_chunk_[tensor + 1] || counted == drain_every) {
+      if (accumulator == nullptr || chunk >= first_chunk_[tensor + 1] ||
+          scratch.pattern_chunks == kDrainPatternsEvery) {
         leave(tensor, accumulator, scratch, counted);
         while (chunk >= first_chunk_[tensor + 1]) ++tensor;
         accumulator = &open(tensor);
-        drain_every = accumulator->patterns.empty() ? kDrainSlotsEvery : kDrainPatternsEvery;
         counted = 0;
       }
       const TensorView& view = views_[tensor];
       const std::int64_t begin = (chunk - first_chunk_[tensor]) * kChunk;
       const std::int64_t end = std::min(begin + kChunk, view.count);
-      if (!accumulator->patterns.empty()) {
+      if (!accumulator->patterns.empty() && !patterns_would_stall(view, begin, end)) {
         scratch.patterns.count(view, begin, end);
+        ++scratch.pattern_chunks;
       } else {
         kernels_.chunk[static_cast<int>(view.dtype)](view, begin, end, scratch.counters,
                                                      accumulator->moments[begin / kChunk]);
+        if (++scratch.slot_chunks == kDrainSlotsEvery) {
+          const std::lock_guard<std::mutex> lock(accumulator->mutex);
+          scratch.drain_slots_into(*accumulator);
+        }
       }
       ++counted;
     }

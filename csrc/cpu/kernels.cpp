@@ -14,21 +14,21 @@ const std::uint32_t* const kCells32 = cells32.data();
 const std::uint64_t* const kCells64 = cells64.data();
 
 // A struct per instruction set with one function per dtype, all from the templates of chunk.h.
-#define FASTLOG_KERNELS(isa, width, target_attribute)                                                           \
-  namespace isa {                                                                                               \
-  template <class Tag>                                                                                          \
-  target_attribute void chunk(const TensorView& view, std::int64_t begin, std::int64_t end,                     \
-                              SlotCounters& counters, Moments& moments) {                                       \
-    process_chunk<Tag, width>(view, begin, end, counters, moments);                                             \
-  }                                                                                                             \
-  static const Kernels kernels = [] {                                                                           \
-    Kernels made{#isa, {}};                                                                                     \
-    for (int code = 0; code < kDTypeCount; ++code) {                                                            \
-      made.chunk[code] = visit_dtype(static_cast<DType>(code),                                                  \
-                                     [](auto tag) -> ChunkFunction { return chunk<decltype(tag)>; });           \
-    }                                                                                                           \
-    return made;                                                                                                \
-  }();                                                                                                          \
+#define FASTLOG_KERNELS(isa, width, target_attribute)                                                               \
+  namespace isa {                                                                                                   \
+  template <class Tag>                                                                                              \
+  target_attribute void chunk(const TensorView& view, std::int64_t begin, std::int64_t end, SlotCounters& counters, \
+                              Moments& moments) {                                                                   \
+    process_chunk<Tag, width>(view, begin, end, counters, moments);                                                 \
+  }                                                                                                                 \
+  static const Kernels kernels = [] {                                                                               \
+    Kernels made{#isa, {}};                                                                                         \
+    for (int code = 0; code < kDTypeCount; ++code) {                                                                \
+      made.chunk[code] =                                                                                            \
+          visit_dtype(static_cast<DType>(code), [](auto tag) -> ChunkFunction { return chunk<decltype(tag)>; });    \
+    }                                                                                                               \
+    return made;                                                                                                    \
+  }();                                                                                                              \
   }
 
 FASTLOG_KERNELS(baseline, 4, )

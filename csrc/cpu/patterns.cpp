@@ -84,6 +84,17 @@ int pattern_count(const TensorView& view) {
   return patterns > 256 && view.count < kWidePatternsFrom ? 0 : patterns;
 }
 
+bool patterns_would_stall(const TensorView& view, std::int64_t begin, std::int64_t end) {
+  if (item_size(view.dtype) == 1) return false;  // small tables have copies enough
+  constexpr int kSamples = 64;
+  const auto* values = static_cast<const std::uint16_t*>(view.data) + begin;
+  const std::int64_t stride = (end - begin) / kSamples;
+  int repeated = 0;
+  for (int i = 1; i < kSamples; ++i) repeated += values[i * stride] == values[(i - 1) * stride];
+  // One value alone is forwarded from store to load; it is the unforeseeable change that stalls.
+  return repeated >= kSamples / 8 && repeated < kSamples - 1;
+}
+
 void PatternCounters::count(const TensorView& view, std::int64_t begin, std::int64_t end) {
   if (item_size(view.dtype) == 1) {
     count_patterns(static_cast<const std::uint8_t*>(view.data) + begin, end - begin, narrow_);

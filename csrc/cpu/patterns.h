@@ -16,6 +16,10 @@ using PatternTotals = std::vector<std::int64_t>;
 // alone: 16-bit dtypes only from a size at which the final pass over all patterns is small.
 int pattern_count(const TensorView& view);
 
+// Whether a few values come so often among the values [begin, end) that they would meet in the tables all the time
+// and the slots with their many copies are faster. A sample decides, so it depends on the values alone.
+bool patterns_would_stall(const TensorView& view, std::int64_t begin, std::int64_t end);
+
 // One thread's counters: zero whenever nothing is being counted.
 class PatternCounters {
  public:
