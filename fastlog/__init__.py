@@ -2,8 +2,19 @@
 
 from fastlog.faults import FastlogWarning
 from fastlog.global_writer import GlobalSummaryWriter
+from fastlog.install import install, uninstall
 from fastlog.summarize import summarize
 from fastlog.summary import TensorSummary
+from fastlog.watching import watch
 from fastlog.writer import SummaryWriter
 
-__all__ = ["FastlogWarning", "GlobalSummaryWriter", "SummaryWriter", "TensorSummary", "summarize"]
+__all__ = [
+    "FastlogWarning",
+    "GlobalSummaryWriter",
+    "SummaryWriter",
+    "TensorSummary",
+    "install",
+    "summarize",
+    "uninstall",
+    "watch",
+]

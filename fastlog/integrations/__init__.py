@@ -1,0 +1,1 @@
+"""fastlog in training frameworks: one module for each, imported by name; none needs another."""

@@ -1,0 +1,154 @@
+"""Watching a model in training: ``fastlog.watch``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
+
+from torch import nn
+from torch.optim import Optimizer
+
+from fastlog.watching import select, series
+from fastlog.watching.budget import Budget
+from fastlog.watching.series import LOGGABLE, STATS
+from fastlog.watching.watcher import Plan, Watcher
+from fastlog.writer import SummaryWriter
+
+__all__ = ["LOGGABLE", "STATS", "Watcher", "watch"]
+
+
+def watch(
+    model: nn.Module,
+    writer: SummaryWriter,
+    optimizer: Optimizer | Iterable[Optimizer] | None = None,
+    *,
+    every: int = 50,
+    offset: int = 0,
+    log: str | Iterable[str] = ("weights", "gradients"),
+    include: str | Iterable[str] | None = None,
+    exclude: str | Iterable[str] | None = None,
+    modules: str | Iterable[str] | None = None,
+    frozen: bool = False,
+    histograms: bool = True,
+    scalars: Iterable[str] = tuple(STATS),
+    tensor_scalars: Iterable[str] = ("norm",),
+    group: Literal["layer"] | Callable[[str], str] | None = "layer",
+    top_k: int | None = None,
+    budget: float | None = None,
+    snapshot_bytes: int = 2**30,
+    step: Callable[[], int] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Watcher:
+    """Logs the tensors of a model at some of its training steps.
+
+    Hooks on the optimizer find the moment: gradients are read when the optimizer is about to use them
+    (accumulated, unscaled, clipped), everything else after its step. All of them carry the number of that
+    step.
+
+    ========================  ==========================  ================================================
+    ``log``                   histograms                  what it is
+    ========================  ==========================  ================================================
+    ``weights``               ``weights/NAME``            after the step
+    ``gradients``             ``gradients/NAME``          as the optimizer gets them (`Watcher.gradients`)
+    ``updates``               ``updates/NAME``            weight after the step minus weight before it
+    ``optimizer_state``       ``exp_avg/NAME``, …         floating-point state by its key, after the step
+    ``activations``           ``activations/MODULE``      the first floating-point tensor of the output
+    ``activation_gradients``  ``activation_gradients/…``  the loss's gradient with respect to it
+    ========================  ==========================  ================================================
+
+    Scalars are called ``weight_STAT/NAME``, ``grad_STAT/…``, ``update_STAT/…``, ``exp_avg_STAT/…``,
+    ``activation_STAT/…``, ``activation_grad_STAT/…`` where NAME is a tensor, a layer or ``global``, the whole
+    model: ``grad_norm/global`` is the norm of all gradients together. With updates there is
+    ``update_ratio/NAME`` too, the norm of the update over that of the weight. Where a kind has NaN or Inf,
+    one line of text (``fastlog/nonfinite``) says between which layers.
+
+    A step that a ``GradScaler`` skips, because it found Inf, is none: the next one is logged instead, and its
+    activations are those of both forward passes. Activations inside of what ``torch.compile`` has compiled
+    cannot be seen; a warning says so.
+
+    Args:
+        model: may be wrapped by DataParallel, DDP or torch.compile; names are those of the model inside.
+        writer: a ``fastlog.SummaryWriter``.
+        optimizer: one or several. A step of training is over when all have stepped, or one steps again. None:
+            call ``Watcher.step`` in each step.
+        every, offset: log the steps whose number is ``offset`` plus a multiple of ``every``.
+        log: some of ``LOGGABLE``, or "all".
+        include, exclude: regular expressions, searched in the names of parameters and modules.
+        modules: regular expressions that choose the modules whose activations are seen; default: those
+            without children.
+        frozen: parameters that need no gradients too.
+        histograms: whether there are any.
+        scalars: STATs of layers and the whole model, from ``STATS``.
+        tensor_scalars: STATs of each tensor.
+        group: "layer": the part of the name up to its first number, or the module; a function of the name;
+            None.
+        top_k: so many tensors of each kind get series of their own: those with NaN or Inf, then those with
+            the largest norms. Layers and model still hold all.
+        budget: largest share of the training's time that the calling thread may spend here, such as 0.01;
+            longer intervals than ``every`` keep to it. ``fastlog/overhead`` and ``fastlog/every`` tell.
+        snapshot_bytes: memory for the copies of weights that updates need; where it does not hold all, each
+            logged step sees other tensors in turn, and only layers that are whole.
+        step: gives the number of the step in progress. None: counted from 0, or from where the optimizer's
+            state says that training was left.
+        clock: seconds; what the budget is measured with.
+
+    Raises:
+        TypeError: not a module, a fastlog writer or an optimizer.
+        ValueError: an unknown name in ``log``, ``scalars`` or ``tensor_scalars``, a number out of range, no
+            regular expression, or updates or optimizer state without an optimizer.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
+    if not isinstance(writer, SummaryWriter):
+        raise TypeError(f"writer must be a fastlog.SummaryWriter, not {type(writer).__name__}")
+    optimizers = _optimizers(optimizer)
+    kinds = _chosen("log", LOGGABLE if log in ("all", ("all",)) else log, LOGGABLE)
+    if not optimizers and (needy := {series.UPDATES, series.OPTIMIZER_STATE}.intersection(kinds)):
+        raise ValueError(f"log={sorted(needy)} needs the optimizer")
+    if every < 1 or (top_k is not None and top_k < 0) or (budget is not None and not 0 < budget < 1):
+        raise ValueError(
+            f"every={every} must be at least 1, top_k={top_k} at least 0, budget={budget} in (0, 1)"
+        )
+    shape = series.Shape(
+        histograms,
+        _chosen("scalars", scalars, STATS),
+        _chosen("tensor_scalars", tensor_scalars, STATS),
+        select.layer_of if group == "layer" else group,
+        top_k,
+        frozenset({series.WEIGHTS}).difference(kinds),
+    )
+    plan = Plan(
+        frozenset(kinds),
+        select.Names(include, exclude),
+        None if modules is None else select.Names(modules, None),
+        frozen,
+        snapshot_bytes,
+        shape,
+    )
+    return Watcher(model, writer, optimizers, plan, Budget(every, offset, budget, clock), step)
+
+
+def _optimizers(given: Optimizer | Iterable[Optimizer] | None) -> list[Optimizer]:
+    if given is None:
+        return []
+    found = [given] if isinstance(given, Optimizer) or hasattr(given, "param_groups") else list(given)
+    return [_inner(optimizer) for optimizer in found]
+
+
+def _inner(optimizer: Any) -> Optimizer:
+    """The optimizer that runs step hooks: wrappers (Accelerate's) have an ``optimizer`` and no hooks."""
+    while "_optimizer_step_pre_hooks" not in getattr(optimizer, "__dict__", ()) and hasattr(
+        optimizer, "optimizer"
+    ):
+        optimizer = optimizer.optimizer
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"optimizer must be a torch.optim.Optimizer, not {type(optimizer).__name__}")
+    return optimizer
+
+
+def _chosen(argument: str, names: Iterable[str], known: Sequence[str] | dict[str, Any]) -> tuple[str, ...]:
+    chosen = (names,) if isinstance(names, str) else tuple(names)
+    if unknown := [name for name in chosen if name not in known]:
+        raise ValueError(f"{argument}: {unknown} is none of {', '.join(known)}")
+    return chosen

@@ -1,0 +1,89 @@
+"""Which tensors of a model are looked at, and what they are called."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from torch import nn
+
+# What wrappers put into the names of the modules inside them.
+_WRAPPERS = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?:\.|$)")
+
+
+class Names:
+    """Names that match any ``include`` (all without one) and no ``exclude``; regular expressions, searched.
+
+    Raises:
+        ValueError: no regular expression.
+    """
+
+    def __init__(self, include: str | Iterable[str] | None, exclude: str | Iterable[str] | None) -> None:
+        self._include = None if include is None else _compiled("include", include)
+        self._exclude = _compiled("exclude", exclude or ())
+
+    def __contains__(self, name: str) -> bool:
+        if self._include is not None and not any(pattern.search(name) for pattern in self._include):
+            return False
+        return not any(pattern.search(name) for pattern in self._exclude)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside ``DataParallel``, ``DistributedDataParallel`` and ``torch.compile``."""
+    while True:
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            return model
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether ``torch.compile`` has been at the model or at a part of it, so that later hooks do not run."""
+    return any(
+        hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+        for module in model.modules()
+    )
+
+
+def parameters(model: nn.Module, names: Names) -> list[tuple[str, nn.Parameter]]:
+    """The chosen parameters in the order of the model, shared ones once, under their first names without
+    wrappers.
+    """
+    found = ((_plain(name), param) for name, param in unwrap(model).named_parameters())
+    return [(name, param) for name, param in found if name in names]
+
+
+def modules(model: nn.Module, names: Names, chosen: Names | None) -> list[tuple[str, nn.Module]]:
+    """The modules that ``names`` and ``chosen`` let through; without ``chosen``, those without children."""
+    found = ((_plain(name), module) for name, module in unwrap(model).named_modules())
+    return [
+        (name, module)
+        for name, module in found
+        if name in names and (next(module.children(), None) is None if chosen is None else name in chosen)
+    ]
+
+
+def layer_of(name: str) -> str:
+    """The layer that a tensor belongs to: the name up to its first number, else the name of its module.
+
+    >>> layer_of("encoder.layer.3.attention.query.weight"), layer_of("embeddings.position.weight")
+    ('encoder.layer.3', 'embeddings.position')
+    """
+    parts = name.split(".")
+    for i, part in enumerate(parts[:-1]):
+        if part.isdigit():
+            return ".".join(parts[: i + 1])
+    return ".".join(parts[:-1]) or name
+
+
+def _plain(name: str) -> str:
+    return _WRAPPERS.sub("", name).rstrip(".")
+
+
+def _compiled(argument: str, patterns: str | Iterable[str]) -> list[re.Pattern[str]]:
+    try:
+        return [re.compile(pattern) for pattern in ([patterns] if isinstance(patterns, str) else patterns)]
+    except re.error as error:
+        raise ValueError(f"{argument}: {error.pattern!r} is no regular expression: {error}") from error

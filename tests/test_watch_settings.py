@@ -1,0 +1,387 @@
+"""What `fastlog.watch` can be told: steps, names, budget; what it refuses, costs and leaves behind."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from watch_oracle import Net, gradients, loss_of, one_thread, read, writer
+
+import fastlog.watching.watcher
+from fastlog.faults import FastlogWarning
+from fastlog.watching import watch
+from fastlog.watching.select import layer_of
+from fastlog.writer import SummaryWriter
+
+__all__ = ["one_thread", "writer"]  # fixtures
+
+
+def steps(logdir: Path, tag: str = "grad_norm/global") -> list[int]:
+    return [event.step for event in read(logdir).Scalars(tag)]
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, count: int) -> None:
+    for _ in range(count):
+        optimizer.zero_grad()
+        loss_of(model).backward()
+        optimizer.step()
+
+
+def test_a_resumed_optimizer_says_where_training_was_left(tmp_path: Path) -> None:
+    def resume(count: int, state: Any) -> Any:
+        model = Net()
+        optimizer = torch.optim.Adam(model.parameters())
+        with SummaryWriter(str(tmp_path)) as to, watch(model, to, optimizer, every=4, log="gradients"):
+            if state is not None:
+                optimizer.load_state_dict(state)
+            train(model, optimizer, count)
+        return optimizer.state_dict()
+
+    state = resume(6, None)
+    resume(7, state)
+    assert steps(tmp_path) == [0, 4, 8, 12]
+
+
+def test_a_given_step_wins(tmp_path: Path, writer: SummaryWriter) -> None:
+    model = Net()
+    optimizer = torch.optim.Adam(model.parameters())
+    train(model, optimizer, 100)  # its state would say 100
+    watcher = watch(model, writer, optimizer, every=5, log=("gradients", "activations"))
+    for number in (3, 4, 5, 6, 12, 13, 0, 1):  # skips some, and starts anew
+        watcher.step(number)
+        train(model, optimizer, 1)
+    writer.close()
+    assert steps(tmp_path) == steps(tmp_path, "activation_norm/global") == [5, 12, 0]
+
+
+def test_log_next(tmp_path: Path, writer: SummaryWriter) -> None:
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watcher = watch(model, writer, optimizer, every=100, log=("gradients", "activations"))
+    train(model, optimizer, 3)
+    watcher.log_next()
+    train(model, optimizer, 100)
+    writer.close()
+    assert steps(tmp_path) == steps(tmp_path, "activation_norm/global") == [0, 3, 100]
+
+
+def test_names_and_top_k(tmp_path: Path, writer: SummaryWriter) -> None:
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch(
+        model,
+        writer,
+        optimizer,
+        log="gradients",
+        include=[r"layers\.", "head"],
+        exclude=r"bias$",
+        top_k=2,
+        group=None,
+    )
+    train(model, optimizer, 1)
+    writer.close()
+    chosen = {n: float(g.norm()) for n, g in gradients(model).items() if "embed" not in n and "bias" not in n}
+    largest = sorted(chosen, key=chosen.__getitem__)[-2:]
+    events = read(tmp_path)
+    assert set(events.Tags()["histograms"]) == {f"gradients/{name}" for name in largest}
+    assert {tag for tag in events.Tags()["scalars"] if "norm/" in tag} == {
+        "grad_norm/global",
+        *(f"grad_norm/{name}" for name in largest),
+    }
+    total = sum(norm**2 for norm in chosen.values()) ** 0.5
+    assert events.Scalars("grad_norm/global")[0].value == pytest.approx(total, rel=1e-6)
+
+
+def test_own_groups_and_modules(tmp_path: Path, writer: SummaryWriter) -> None:
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch(
+        model,
+        writer,
+        optimizer,
+        log=("gradients", "activations"),
+        modules=r"^layers\.\d$",
+        group=lambda name: "norms" if "norm" in name else "others",
+        scalars="norm",
+        tensor_scalars=(),
+        histograms=False,
+    )
+    train(model, optimizer, 1)
+    writer.close()
+    tags = read(tmp_path).Tags()
+    assert tags["histograms"] == []
+    assert set(tags["scalars"]) == {
+        *(f"grad_norm/{name}" for name in ("norms", "others", "global")),
+        *(f"activation_norm/{name}" for name in ("others", "global")),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("bert.encoder.layer.3.attention.self.query.weight", "bert.encoder.layer.3"),
+        ("model.layers.11.mlp.experts.7.w1.weight", "model.layers.11"),
+        ("embeddings.word.weight", "embeddings.word"),
+        ("scale", "scale"),
+        ("scales.0", "scales"),
+    ],
+)
+def test_layers_by_name(name: str, layer: str) -> None:
+    assert layer_of(name) == layer
+
+
+def test_nothing_stays_behind(writer: SummaryWriter) -> None:
+    model = Net()
+    optimizer = torch.optim.Adam(model.parameters())
+
+    def hooks() -> int:
+        of_step = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
+        of_modules = [(m._forward_hooks, m._backward_hooks) for m in model.modules()]
+        return sum(len(hooks) for pair in (of_step, *of_modules) for hooks in pair)
+
+    watcher = watch(model, writer, optimizer, every=3, log="all")
+    assert hooks() == 2 + 6, "the next step is logged"
+    train(model, optimizer, 1)
+    assert hooks() == 2, "forward hooks live on logged steps only"
+    train(model, optimizer, 2)
+    assert hooks() == 2 + 6
+    loss = loss_of(model)
+    watcher.remove()
+    watcher.remove()
+    assert hooks() == 0
+    loss.backward()
+    optimizer.step()
+    writer.flush()
+    assert writer.stats()["accepted"] == 1
+
+
+def test_copies_of_a_watched_model_are_not_watched(writer: SummaryWriter) -> None:
+    """Exponential moving averages and checkpoints are made between steps, when forward hooks may be there."""
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch(model, writer, optimizer, every=1, log=("activations", "activation_gradients"))
+    copies = [copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
+    for other in copies:
+        loss_of(other).backward()
+    train(model, optimizer, 1)
+    writer.close()
+    events = read(writer.logdir)
+    for kind in ("activations", "activation_gradients"):
+        assert [e.histogram_value.num for e in events.Histograms(f"{kind}/head")] == [4 * 5 * 3]
+
+
+def test_an_unfinished_round_is_logged_at_the_end(tmp_path: Path, writer: SummaryWriter) -> None:
+    model = Net()
+    optimizers = [torch.optim.SGD(part.parameters(), lr=0.1) for part in (model.head, model.layers)]
+    with watch(model, writer, optimizers, every=1):
+        loss_of(model).backward()
+        optimizers[0].step()
+    writer.close()
+    assert steps(tmp_path, "grad_norm/head.bias") == [0]
+
+
+def test_an_optimizer_whose_step_calls_another_with_hooks(tmp_path: Path, writer: SummaryWriter) -> None:
+    class Clamped(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            loss = super().step(closure)
+            with torch.no_grad():
+                for group in self.param_groups:
+                    for param in group["params"]:
+                        param.clamp_(-0.01, 0.01)
+            return loss
+
+    model = Net()
+    optimizer = Clamped(model.parameters(), lr=0.1)
+    watch(model, writer, optimizer, every=2)
+    train(model, optimizer, 4)
+    writer.close()
+    events = read(tmp_path)
+    assert steps(tmp_path) == [0, 2]
+    assert [e.histogram_value.num for e in events.Histograms("gradients/head.bias")] == [3, 3]
+    largest = max(event.value for event in events.Scalars("weight_max/global"))
+    assert largest == pytest.approx(0.01), "after all of the step"
+
+
+def test_a_step_that_raises_leaves_no_trace(tmp_path: Path, writer: SummaryWriter) -> None:
+    class Fragile(torch.optim.SGD):
+        broken = True
+
+        def step(self, closure: Any = None) -> Any:
+            if self.broken:
+                raise RuntimeError("out of memory")
+            return super().step(closure)
+
+    model = Net()
+    optimizer = Fragile(model.parameters(), lr=0.1)
+    watch(model, writer, optimizer, every=1)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        train(model, optimizer, 1)
+    optimizer.broken = False
+    train(model, optimizer, 2)
+    writer.close()
+    assert steps(tmp_path) == [0, 1]
+    assert [e.histogram_value.num for e in read(tmp_path).Histograms("gradients/head.bias")] == [3, 3]
+
+
+def test_a_tensor_that_cannot_be_read_is_named_once(tmp_path: Path, writer: SummaryWriter) -> None:
+    model = Net()
+    model.phase = nn.Parameter(torch.ones(2, dtype=torch.complex64))
+    model.empty = nn.Parameter(torch.ones(0))
+    optimizer = torch.optim.SGD([p for p in model.parameters() if not p.is_complex()], lr=0.1)
+    watch(model, writer, optimizer, every=1, log="weights")
+    with pytest.warns(FastlogWarning, match=r"weights/phase.*complex") as caught:
+        train(model, optimizer, 3)
+    assert len(caught) == 1
+    writer.close()
+    assert steps(tmp_path, "weight_norm/head.bias") == [0, 1, 2]
+    assert writer.stats()["bad_values"] == 3
+
+
+def test_an_error_inside_does_not_stop_training(
+    tmp_path: Path, writer: SummaryWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any) -> Any:
+        raise MemoryError("no room")
+
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch(model, writer, optimizer, every=1, log="all")
+    monkeypatch.setattr(fastlog.watching.watcher, "pack_many", fail)
+    with pytest.warns(FastlogWarning, match="no room") as caught:
+        train(model, optimizer, 3)
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "match", "change"),
+    [
+        (TypeError, "model must be", {"model": "bert"}),
+        (TypeError, "writer must be", {"writer": "runs"}),
+        (TypeError, "optimizer must be", {"optimizer": ["sgd"]}),
+        (ValueError, "none of weights", {"log": ["weights", "biases"]}),
+        (ValueError, "scalars: .* none of norm", {"scalars": "l2"}),
+        (ValueError, "tensor_scalars", {"tensor_scalars": "l2"}),
+        (ValueError, "every=0", {"every": 0}),
+        (ValueError, r"budget=1.5", {"budget": 1.5}),
+        (ValueError, r"exclude: '\(' is no regular", {"exclude": "("}),
+        (ValueError, "needs the optimizer", {"optimizer": None, "log": "all"}),
+    ],
+)
+def test_wrong_use_raises_at_once(
+    writer: SummaryWriter, error: type[Exception], match: str, change: dict[str, Any]
+) -> None:
+    model = Net()
+    arguments = {"model": model, "writer": writer, "optimizer": torch.optim.SGD(model.parameters(), lr=0.1)}
+    with pytest.raises(error, match=match):
+        watch(**{**arguments, **change})
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+class FakeTime:
+    """A training step takes 1 s, summarising takes ``cost``; no other time passes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, cost: float) -> None:
+        self.now, self.cost, self.logged = 100.0, cost, 0.0
+        pack_many = fastlog.watching.watcher.pack_many
+
+        def slow(*args: Any) -> Any:
+            self.now += self.cost / 2  # twice a step: before it and after it
+            self.logged += self.cost / 2
+            return pack_many(*args)
+
+        monkeypatch.setattr(fastlog.watching.watcher, "pack_many", slow)
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize("every", [1, 7])
+def test_the_budget_is_kept(
+    tmp_path: Path, writer: SummaryWriter, monkeypatch: pytest.MonkeyPatch, every: int
+) -> None:
+    """Logging that would cost 30 % of each step settles at 1 %, and pays back what it took before."""
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    clock = FakeTime(monkeypatch, cost=0.3)
+    watcher = watch(model, writer, optimizer, every=every, budget=0.01, clock=clock, histograms=False)
+    with pytest.warns(FastlogWarning, match=r"fastlog\.watch: .*stay within 1\.0%") as caught:
+        for step in range(1000):
+            clock.now += 1.0
+            optimizer.zero_grad()
+            model(torch.ones(2)).sum().backward()
+            optimizer.step()
+            if step == 499:
+                share_so_far = clock.logged / 500
+                assert watcher.every == -(-30 // every) * every
+    assert len(caught) == 1, "said once"
+    assert share_so_far <= 0.0105
+    assert clock.logged / 1000 <= 0.01 + 0.3 / 1000
+    writer.close()
+    events = read(tmp_path)
+    overheads = [event.value for event in events.Scalars("fastlog/overhead")]
+    assert overheads[0] == pytest.approx(0.3 / every) and overheads[-1] <= 0.01 + 1e-9
+    assert [event.value for event in events.Scalars("fastlog/every")][-1] == watcher.every
+    assert all(step % every == 0 for step in steps(tmp_path))
+
+
+def test_the_budget_shrugs_off_pauses_and_follows_changes(
+    tmp_path: Path, writer: SummaryWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    clock = FakeTime(monkeypatch, cost=0.1)
+    watcher = watch(model, writer, optimizer, every=5, budget=0.01, clock=clock, histograms=False)
+
+    def run(count: int, pause: float = 0.0) -> None:
+        for step in range(count):
+            clock.now += 1.0 + (pause if step % 90 == 0 else 0.0)
+            optimizer.zero_grad()
+            model(torch.ones(2)).sum().backward()
+            optimizer.step()
+
+    with pytest.warns(FastlogWarning, match="stay within"):
+        run(200)
+    assert watcher.every == 10
+    run(300, pause=60.0)
+    assert watcher.every == 10, "evaluation does not make room for more logging"
+    clock.cost = 0.4
+    run(800)
+    assert watcher.every == 40
+    clock.cost = 0.01
+    run(800)
+    assert watcher.every == 5, "never more often than asked"
+
+
+def test_without_a_budget_nothing_is_said_of_it(tmp_path: Path, writer: SummaryWriter) -> None:
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch(model, writer, optimizer, every=1)
+    train(model, optimizer, 3)
+    writer.close()
+    assert not [tag for tag in read(tmp_path).Tags()["scalars"] if tag.startswith("fastlog/")]
+
+
+def test_off_steps_do_nothing_but_count(writer: SummaryWriter, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    ticks = 0
+
+    def clock() -> float:
+        nonlocal ticks
+        ticks += 1
+        return float(ticks)
+
+    watch(model, writer, optimizer, every=1000, budget=0.01, clock=clock)
+    train(model, optimizer, 1)
+    after_first = ticks
+    monkeypatch.setattr(fastlog.watching.watcher, "pack_many", None)
+    monkeypatch.setattr(fastlog.watching.watcher, "select", None)
+    train(model, optimizer, 50)
+    assert ticks == after_first
+    writer.flush()
+    assert writer.stats()["accepted"] == 1
