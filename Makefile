@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 NATIVE := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test lint format bench bench-report soak clean
+.PHONY: demo test lint format bench bench-report soak cuda-matrix clean
 .DELETE_ON_ERROR:
 
 $(VENV)/torch.stamp:
@@ -15,7 +15,7 @@ $(VENV)/torch.stamp:
 	touch $@
 
 # One stamp per extra: `make demo` does not wait for the tools of the tests.
-$(VENV)/%.stamp: $(VENV)/torch.stamp pyproject.toml setup.py $(NATIVE)
+$(VENV)/%.stamp: $(VENV)/torch.stamp pyproject.toml setup.py build_cuda.py $(NATIVE)
 	$(PIP) --editable '.[$*]'
 	touch $@
 
@@ -36,6 +36,10 @@ bench: $(VENV)/bench.stamp
 # docs/benchmarks.md and its plots from the last `make bench`
 bench-report: $(VENV)/bench.stamp
 	$(BIN)/python benchmarks/report.py build/benchmarks.json docs
+
+# nvcc for every architecture; `make test` compiles for two
+cuda-matrix: $(VENV)/test.stamp
+	FASTLOG_TEST_CUDA_ARCHS=all $(BIN)/python -m pytest tests/test_cuda_build.py
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

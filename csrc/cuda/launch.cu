@@ -1,0 +1,89 @@
+#include "cuda/launch.cuh"
+
+namespace fastlog::cuda {
+
+DeviceLimits prepare_device(int device) {
+  DeviceLimits limits;
+  limits.device = device;
+  int shared_bytes = 0;
+  check(cudaDeviceGetAttribute(&limits.multiprocessors, cudaDevAttrMultiProcessorCount, device),
+        "counting multiprocessors", device);
+  check(cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+        "asking for the size of shared memory", device);
+  limits.small = shared_bytes < static_cast<int>(sizeof(SummarizeShared<Tuning>));
+  if (limits.small) {
+    prepare_kernels<SmallTuning>(device);
+  } else {
+    prepare_kernels<Tuning>(device);
+  }
+  return limits;
+}
+
+std::vector<std::uint8_t> device_tables() { return make_device_tables(); }
+
+LaunchPlan plan_launch_on(const DeviceLimits& limits, const std::vector<TensorView>& views) {
+  return plan_launch<Tuning>(views, limits.multiprocessors);
+}
+
+void pack_table_for(const DeviceLimits&, const std::vector<TensorView>& views, const LaunchPlan& plan,
+                    std::uint64_t records, std::uint8_t* table) {
+  pack_table<Tuning>(views, plan, records, table);
+}
+
+namespace {
+
+// In the default mode an innocent query can invalidate the capture of another thread.
+class RelaxedCapture {
+ public:
+  RelaxedCapture() { exchange(); }
+  ~RelaxedCapture() { exchange(); }
+  RelaxedCapture(const RelaxedCapture&) = delete;
+  RelaxedCapture& operator=(const RelaxedCapture&) = delete;
+
+ private:
+  void exchange() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
+};
+
+cudaEvent_t handle(void* event) { return static_cast<cudaEvent_t>(event); }
+
+}  // namespace
+
+Event::Event(int device) : device_(device) {
+  cudaEvent_t event = nullptr;
+  check(cudaEventCreateWithFlags(&event, cudaEventBlockingSync | cudaEventDisableTiming), "creating an event", device);
+  event_ = event;
+}
+
+Event::~Event() {
+  const RelaxedCapture relaxed;
+  cudaEventDestroy(handle(event_));
+}
+
+void Event::record(std::uintptr_t stream) {
+  check(cudaEventRecord(handle(event_), reinterpret_cast<cudaStream_t>(stream)), "recording an event", device_);
+}
+
+void Event::wait() {
+  const RelaxedCapture relaxed;
+  check(cudaEventSynchronize(handle(event_)), "waiting for summaries", device_);
+}
+
+bool Event::done() {
+  const RelaxedCapture relaxed;
+  const cudaError_t state = cudaEventQuery(handle(event_));
+  if (state == cudaErrorNotReady) return false;
+  check(state, "waiting for summaries", device_);
+  return true;
+}
+
+void launch(const DeviceLimits& limits, const LaunchPlan& plan, const Buffers& buffers, std::uintptr_t stream) {
+  auto* const on = reinterpret_cast<cudaStream_t>(stream);
+  if (limits.small) {
+    launch_with<SmallTuning>(plan, buffers, limits.device, on);
+  } else {
+    launch_with<Tuning>(plan, buffers, limits.device, on);
+  }
+}
+
+}  // namespace fastlog::cuda

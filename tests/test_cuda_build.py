@@ -1,0 +1,103 @@
+"""What nvcc makes of the kernels: resources, machine code, and an extension that loads without a GPU.
+
+FASTLOG_TEST_CUDA_ARCHS names the architectures ("all", or for example "80,90"; the default is those two).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+from cuda_on_cpu import sass
+
+_ASKED = os.environ.get("FASTLOG_TEST_CUDA_ARCHS", "80,90")
+ARCHITECTURES = sass.ALL_ARCHITECTURES if _ASKED == "all" else tuple(_ASKED.split(","))
+REGISTERS_OF_A_MULTIPROCESSOR = 65536
+
+# What the sources may call: all of it is in CUDA 12.0.
+CUDA_12_0 = {
+    "cudaDeviceGetAttribute",
+    "cudaEventCreateWithFlags",
+    "cudaEventDestroy",
+    "cudaEventQuery",
+    "cudaEventRecord",
+    "cudaEventSynchronize",
+    "cudaFuncSetAttribute",
+    "cudaGetErrorString",
+    "cudaGetLastError",
+    "cudaMemcpyAsync",
+    "cudaMemsetAsync",
+    "cudaThreadExchangeStreamCaptureMode",
+}
+
+needs_nvcc = pytest.mark.skipif(sass.find_tool("nvcc") is None, reason="nvcc is not installed")
+needs_cuobjdump = pytest.mark.skipif(
+    sass.find_tool("nvcc") is None or sass.find_tool("cuobjdump") is None,
+    reason="nvcc or cuobjdump is not installed (pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm)",
+)
+
+
+@needs_nvcc
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_no_spills_and_full_blocks(architecture: str) -> None:
+    kernels = sass.compile_kernels(architecture)[1]
+    assert len(kernels) == 3
+    for name, resources in kernels.items():
+        assert resources.spilled_bytes == resources.stack_bytes == 0, name
+        threads = 1024 if "summarize" in name else 256 * 4
+        assert resources.registers * threads <= REGISTERS_OF_A_MULTIPROCESSOR, name
+
+
+@needs_cuobjdump
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_machine_code(architecture: str) -> None:
+    for name, code in sass.instructions(architecture).items():
+        text = [step for _, step in code]
+        assert not sass.count(text, r"\b(LDL|STL)\b"), name
+        if "summarize" in name:
+            assert sass.count(text, r"LDG\S*\.128") >= 21  # every element type's loop
+            # The increment that merges equal addresses of a warp; the compiler uses it from 8.0 on.
+            increment = r"ATOMS\.ADD" if architecture == "75" else r"ATOMS\.POPC\.INC"
+            assert sass.count(text, increment)
+        assert not sass.count(text, r"\b(ATOM|RED)\S*\.F(32|64)")  # no floating-point atomics
+    costs = {kind: total for kind, (total, _) in sass.per_value(architecture).items()}
+    assert set(costs) == {"8-bit", "fp16", "bf16", "fp32"}
+    if architecture == "120":  # converts to double precision by integers
+        return
+    # An H100 at 80 % of a copy's bandwidth has 25 issue slots for a 2-byte value, 50 for 4, 12 for 1.
+    assert costs["8-bit"] <= 7 and costs["bf16"] <= 17 and costs["fp16"] <= 17 and costs["fp32"] <= 20
+
+
+def test_only_calls_of_cuda_12_0() -> None:
+    for path in sorted((sass.CSRC / "cuda").iterdir()):
+        source = re.sub(r"//.*", "", path.read_text())
+        assert set(re.findall(r"\b(cuda[A-Z]\w+)\(", source)) <= CUDA_12_0, path
+
+
+@needs_nvcc
+def test_the_extension_loads_without_a_gpu(tmp_path: Path) -> None:
+    import pybind11
+
+    nvcc = sass.find_tool("nvcc")
+    assert nvcc
+    module = tmp_path / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
+    includes = [f"-I{sass.CSRC}", f"-I{pybind11.get_include()}", f"-I{sysconfig.get_paths()['include']}"]
+    sources = [str(sass.CSRC / "cuda" / name) for name in ("launch.cu", "module.cpp")]
+    flags = ["-std=c++17", "-arch=sm_80", "-shared", "-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall"]
+    subprocess.run([nvcc, *flags, "--cudart=static", *includes, *sources, "-o", str(module)], check=True)
+    needed = subprocess.run(["ldd", str(module)], capture_output=True, text=True, check=True).stdout
+    assert "cuda" not in needed.replace(str(tmp_path), "").lower()
+    script = (
+        "import _cuda\n"
+        "assert len(_cuda.device_tables()) == 557056\n"
+        "try: _cuda.prepare_device(99)\n"
+        "except _cuda.CudaError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "on CUDA device 99: " in done.stdout
