@@ -41,8 +41,7 @@ py::bytes summarize_one(std::uintptr_t address, std::int64_t count, int dtype, s
   return summarize_views({make_view(address, count, dtype, implicit_zeros)}, threads).front();
 }
 
-py::list summarize(const std::vector<std::tuple<std::uintptr_t, std::int64_t, int, std::int64_t>>& rows,
-                   int threads) {
+py::list summarize(const std::vector<std::tuple<std::uintptr_t, std::int64_t, int, std::int64_t>>& rows, int threads) {
   std::vector<TensorView> views;
   views.reserve(rows.size());
   for (const auto& row : rows) views.push_back(std::apply(make_view, row));

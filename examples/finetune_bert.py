@@ -12,8 +12,8 @@ speeds up does so for all of them. A logger with a worker thread could push its 
 after its own: therefore the time of a block includes ``writer.flush()``, which waits until everything is on
 disk, so that each block pays for all that it started. (tensorboardX's ``flush()`` does not wait for the
 events in its queue, at most ten; that flatters it a little.) "logging adds" is the median, over the blocks,
-of the difference to the block without logging that trained on the same batches; the first block only warms
-up.
+of the difference to the block without logging that trained on the same batches, ± the median absolute
+deviation: where that is not small, the machine was too busy to tell. The first block only warms up.
 """
 
 from __future__ import annotations
@@ -193,17 +193,19 @@ def same_weights(trainings: list[Training]) -> bool:
 def print_table(trainings: list[Training], steps: int, bytes_written: dict[str, int]) -> None:
     """One line per logger; times are medians over the blocks but the first (see the top of this file)."""
     plain = trainings[0].step_seconds[1:] or trainings[0].step_seconds
-    print(f"{'':24} {'step':>10} {'logging adds':>21} {'in your thread':>15} {'disk per logged step':>21}")
-    print(f"{'no logging':24} {1e3 * statistics.median(plain):7.1f} ms")
+    print(f"{'':24}{'step':>10}{'logging adds':>29}{'in your thread':>18}{'disk per logged step':>23}")
+    print(f"{'no logging':24}{1e3 * statistics.median(plain):7.1f} ms")
     for training in trainings[1:]:
         times = training.step_seconds[-len(plain) :]
-        added = statistics.median(a - b for a, b in zip(times, plain, strict=True))
+        differences = [time - plain_time for time, plain_time in zip(times, plain, strict=True)]
+        added = statistics.median(differences)
+        deviation = statistics.median(abs(difference - added) for difference in differences)
         logged_steps = len(range(0, steps, training.log_every))
         print(
-            f"{training.name:24} {1e3 * statistics.median(times):7.1f} ms"
-            f" {1e3 * added:8.1f} ms {added / statistics.median(plain):+8.1%}"
-            f" {1e3 * training.call_seconds / steps:12.1f} ms"
-            f" {bytes_written[training.name] / logged_steps / 1e3:18.1f} KB"
+            f"{training.name:24}{1e3 * statistics.median(times):7.1f} ms"
+            f"{1e3 * added:9.1f} ± {1e3 * deviation:5.1f} ms{added / statistics.median(plain):+9.1%}"
+            f"{1e3 * training.call_seconds / steps:15.1f} ms"
+            f"{bytes_written[training.name] / logged_steps / 1e3:20.1f} KB"
         )
 
 

@@ -1,5 +1,6 @@
 """fastlog: a drop-in SummaryWriter that logs every weight's and gradient's histogram without slowing training."""
 
+from fastlog.custom_op import from_tensors
 from fastlog.faults import FastlogWarning
 from fastlog.global_writer import GlobalSummaryWriter
 from fastlog.install import install, uninstall
@@ -13,6 +14,7 @@ __all__ = [
     "GlobalSummaryWriter",
     "SummaryWriter",
     "TensorSummary",
+    "from_tensors",
     "install",
     "summarize",
     "uninstall",

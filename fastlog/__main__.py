@@ -1,9 +1,12 @@
-"""``python -m fastlog info`` and ``python -m fastlog bench``."""
+"""``python -m fastlog info``, ``python -m fastlog bench`` and ``python -m fastlog run``."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import platform
+import runpy
+import sys
 from importlib import metadata
 
 
@@ -17,9 +20,8 @@ def _version(distribution: str) -> str:
 def _cuda() -> str:
     import torch
 
-    if not torch.cuda.is_available():
-        return "no CUDA device; the CUDA engine was not built"
-    return f"{torch.cuda.get_device_name()}; the CUDA engine was not built: CUDA tensors use the pure-torch reference"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA device"
+    return f"{device}; CUDA tensors use the pure-torch reference: the CUDA engine is not in use yet"
 
 
 def _crc32c() -> str:
@@ -48,13 +50,48 @@ def info() -> str:
     return "\n".join(f"{name:<{width}}  {fact}" for name, fact in facts.items())
 
 
+def run_script(path: str, arguments: list[str]) -> None:
+    """Runs a script as ``python path arguments...`` does, with fastlog's writers; see ``fastlog.install``."""
+    import fastlog
+
+    fastlog.install()
+    sys.argv[:] = [path, *arguments]
+    if not getattr(sys.flags, "safe_path", False):
+        sys.path[0] = os.path.dirname(os.path.realpath(path))  # in place of the working directory
+    runpy.run_path(path, run_name="__main__")
+
+
+def run_module(name: str, arguments: list[str]) -> None:
+    """Runs a module as ``python -m name arguments...`` does, with fastlog's writers."""
+    import fastlog
+
+    fastlog.install()
+    sys.argv[:] = ["-m", *arguments]
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m fastlog", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("info", help="what was built and what runs here")
     commands.add_parser("bench", help="fastlog beside other loggers on this machine, in about half a minute")
-    if parser.parse_args(arguments).command == "bench":
+    run = commands.add_parser(
+        "run",
+        usage="%(prog)s (SCRIPT | -m MODULE) [ARGUMENT ...]",
+        help="a program in which tensorboardX's and torch.utils.tensorboard's SummaryWriter are fastlog's",
+    )
+    run.add_argument("-m", dest="module", nargs=argparse.REMAINDER, help="a module and its arguments")
+    run.add_argument("script", nargs=argparse.REMAINDER, help="a script and its arguments")
+    options = parser.parse_args(arguments)
+    if options.command == "run":
+        if options.module:
+            run_module(options.module[0], options.module[1:])
+        elif options.script:
+            run_script(options.script[0], options.script[1:])
+        else:
+            run.error("which SCRIPT, or -m MODULE?")
+    elif options.command == "bench":
         from fastlog import bench
 
         bench.main()

@@ -9,6 +9,7 @@ from typing import Any
 
 import tensorboardX
 from tensorboardX.event_file_writer import EventFileWriter
+from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.writer import DummyFileWriter
 
 from fastlog.async_queue import AsyncQueue
@@ -130,6 +131,12 @@ class FileWriter(tensorboardX.FileWriter):  # type: ignore[misc]
         if number is not None:
             event.step = number
         self.event_writer.add_event(event)
+
+    def add_summary(self, summary: Any, global_step: Any = None, walltime: float | None = None) -> None:
+        """Logs a ``Summary`` proto, tensorboardX's or TensorBoard's."""
+        if not isinstance(summary, Summary):
+            summary = Summary.FromString(summary.SerializeToString())
+        super().add_summary(summary, global_step, walltime)
 
     @contextlib.contextmanager
     def use_metadata(self, *, global_step: Any = None, walltime: float | None = None) -> Iterator[FileWriter]:

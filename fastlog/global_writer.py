@@ -12,6 +12,7 @@ from typing import Any
 import tensorboardX
 
 from fastlog.bad_values import BadValues
+from fastlog.eager import eager_methods
 from fastlog.events import JOB, Item
 from fastlog.writer import SummaryWriter
 
@@ -173,6 +174,7 @@ def _stop(relay: Relay, listener: threading.Thread, home: int) -> None:
         listener.join(_DRAIN_SECS)
 
 
+@eager_methods
 class GlobalSummaryWriter(tensorboardX.GlobalSummaryWriter):  # type: ignore[misc]
     """tensorboardX's ``GlobalSummaryWriter``: counts the steps itself, for all processes that have it.
 

@@ -67,7 +67,9 @@ def check_image(shape: Sequence[int], dataformats: str) -> None:
 
 def image(tag: str, dataformats: str, pixels: Array) -> Any:
     """The ``Summary`` of an image."""
-    return tbx.image(tag, pixels, dataformats=dataformats)
+    summary = tbx.image("", pixels, dataformats=dataformats)
+    summary.value[0].tag = tag
+    return summary
 
 
 def listed(values: Any, argument: str) -> list[Any]:
@@ -94,7 +96,8 @@ def video(tag: str, fps: float, dataformats: str, frames: Array) -> Any:
     Raises:
         RuntimeError: moviepy is missing, or did not encode it.
     """
-    summary = tbx.video(tag, frames, fps, dataformats=dataformats)
+    summary = tbx.video("", frames, fps, dataformats=dataformats)
+    summary.value[0].tag = tag
     if not summary.value[0].image.encoded_image_string:
         raise RuntimeError("the video could not be encoded; is moviepy installed (pip install moviepy)?")
     return summary

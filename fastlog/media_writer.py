@@ -11,7 +11,7 @@ from tensorboardX.utils import figure_to_image
 
 from fastlog import media
 from fastlog.snapshots import as_float, as_int, take
-from fastlog.tags import checked_tag, clean_tag, subdirectory
+from fastlog.tags import checked_tag, subdirectory
 from fastlog.writer_base import WriterBase, unless_comet
 
 
@@ -35,7 +35,7 @@ class MediaWriter(WriterBase):
                 1, 3 or 4 channels.
             dataformats: "CHW", "HWC", "HW", "NCHW", "NHWC", ...
         """
-        name = clean_tag(tag)
+        name = self._name(tag)
         place = f"add_image({name!r})"
         with self._guarded(place) as since:
             part = take(img_tensor, "img_tensor")
@@ -115,7 +115,7 @@ class MediaWriter(WriterBase):
     ) -> None:
         """Logs a matplotlib figure, or a list of them as one grid. Drawn at the call: matplotlib needs
         that."""
-        clean_tag(tag)
+        checked_tag(tag)
         for each in figure if isinstance(figure, list) else [figure]:
             if not hasattr(each, "savefig"):
                 raise TypeError(f"figure must be a matplotlib figure or a list, not {type(each).__name__}")
@@ -139,7 +139,7 @@ class MediaWriter(WriterBase):
             vid_tensor: 5 dimensions in the order of ``dataformats``; uint8 in [0, 255], else in [0, 1].
             fps: frames per second.
         """
-        name = clean_tag(tag)
+        name = self._name(tag)
         place = f"add_video({name!r})"
         with self._guarded(place) as since:
             part = take(vid_tensor, "vid_tensor")

@@ -144,8 +144,14 @@ class QueueWorker:
 
     def _run(self) -> None:
         me = threading.current_thread()
-        while self._await_work(me):
-            self._work(me)
+        try:
+            while self._await_work(me):
+                self._work(me)
+        finally:
+            with self._lock:
+                if self._worker is me:  # out of memory in our own code: the next put starts another
+                    self._worker = None
+                    self._set_marks()
 
     def _await_work(self, me: threading.Thread) -> bool:
         """Waits until there is something to do; False when this thread's time is over."""
@@ -160,7 +166,7 @@ class QueueWorker:
                     self._worker = None
                     break
                 nap_to = due if self._backlog.depth or self._pause else min(due, idle_since + _LINGER_SECS)
-                sleep_to = min(due, max(idle_since, now) + _IDLE_SECS)
+                sleep_to = min(due, now + _IDLE_SECS)
                 self._waiting = "nap" if nap_to > now else "sleep"
                 self._set_marks()
                 self._wait(self._work_to_do, (nap_to if nap_to > now else sleep_to) - now)
@@ -301,10 +307,11 @@ class QueueWorker:
             self._failed_round = self._rounds
             self._pause = min(max(2 * self._pause, _FIRST_PAUSE), _LONGEST_PAUSE)
             self._retry_at = now + (min(self._pause, _CLOSE_PAUSE) if closing else self._pause)
+            doing = (
+                "what was written cannot be made durable" if self._sync_first else "events cannot be written"
+            )
             self._relay.error(
-                "events cannot be written",
-                error,
-                "They wait, within the queue's limits, and are tried again; training goes on.",
+                doing, error, "Events wait, within the queue's limits, for the next try; training goes on."
             )
             if not closing or now < self._close_by:
                 self._set_marks()

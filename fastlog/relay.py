@@ -10,6 +10,8 @@ from typing import Literal
 from fastlog.faults import FastlogWarning
 from fastlog.sinks.base import SinkError
 
+_LONGEST = 500  # characters of an error: some libraries put all that they were given into theirs
+
 
 class Relay:
     """Warnings, one for each cause, and under ``on_error="raise"`` the latest error.
@@ -40,7 +42,7 @@ class Relay:
     def error(self, doing: str, error: BaseException, then: str) -> None:
         """Counts an error; keeps it to be raised, or a warning about its kind."""
         self.errors += 1
-        self.last_error = f"{doing}: {type(error).__name__}: {error}"
+        self.last_error = f"{doing}: {type(error).__name__}: {error}"[:_LONGEST]
         if self._on_error == "raise":
             self._to_raise.append(error)
         else:

@@ -7,6 +7,7 @@ from typing import Any, overload
 
 import torch
 
+from fastlog.eager import eager
 from fastlog.native import core
 from fastlog.reference import summarize_reference
 from fastlog.summary import TensorSummary
@@ -34,6 +35,7 @@ def pack_many(tensors: Sequence[Any], names: Sequence[str] | None = None) -> lis
 def summarize(values: list[torch.Tensor]) -> list[TensorSummary]: ...
 @overload
 def summarize(values: Any) -> Any: ...
+@eager
 def summarize(values: Any) -> TensorSummary | list[TensorSummary]:
     """Summarises a tensor, or each of a list (or tuple) of tensors in one call.
 

@@ -28,7 +28,7 @@ def _default_edges() -> npt.NDArray[np.float64]:
 EDGES = _default_edges()
 """tensorboardX's 1549 default histogram edges, float64, ascending, read-only."""
 
-_COUNTERS = (
+COUNTERS = (
     "underflow",
     "overflow",
     "nan",
@@ -44,12 +44,12 @@ _COUNTERS = (
     "num",
     "num_finite",
 )
-_MOMENTS = ("min", "max", "abs_max", "sum", "sum_squares")
+MOMENTS = ("min", "max", "abs_max", "sum", "sum_squares")
 
 SUMMARY_DTYPE = np.dtype(
     [("counts", "<i8", (len(EDGES) - 1,))]
-    + [(name, "<i8") for name in _COUNTERS]
-    + [(name, "<f8") for name in _MOMENTS]
+    + [(name, "<i8") for name in COUNTERS]
+    + [(name, "<f8") for name in MOMENTS]
 )
 """The record of ``csrc/core/summary.h``, field for field."""
 
@@ -130,11 +130,11 @@ class TensorSummary:
         return self._unpacked
 
     def __getattr__(self, name: str) -> Any:
-        if name in _COUNTERS:
+        if name in COUNTERS:
             return int(self._record[name])
         if name in ("min", "max", "abs_max"):
             return float(self._record[name]) if self.num_finite else float("nan")
-        if name in _MOMENTS:
+        if name in MOMENTS:
             return float(self._record[name])
         if name == "counts":
             counts = self._record["counts"].view()
@@ -211,7 +211,7 @@ class TensorSummary:
         a, b = self._record, other._record
         merged = np.empty((), SUMMARY_DTYPE)
         with np.errstate(over="ignore", invalid="ignore"):
-            for name in ("counts", *_COUNTERS, "sum", "sum_squares"):
+            for name in ("counts", *COUNTERS, "sum", "sum_squares"):
                 merged[name] = a[name] + b[name]
         merged["min"] = np.minimum(a["min"], b["min"])
         for name in ("max", "abs_max"):
@@ -239,12 +239,15 @@ class TensorSummary:
             f"std={self.std:g}, zeros={self.zeros}, nan={self.nan}, inf={self.pos_inf + self.neg_inf})"
         )
 
-    def to_proto(self) -> HistogramProto:
+    def to_proto(self, compact: bool = True) -> HistogramProto:
         """TensorBoard's histogram, as the event file holds it.
 
         ``num`` is all values; values beyond the edges stand in the two end buckets; ``min`` and ``max`` are
         clamped to float32's range, which is what TensorBoard reads. Without a finite value: no buckets, and
         zeros.
+
+        Args:
+            compact: merge runs of empty buckets, as TensorFlow's own writer does; False: as tensorboardX.
         """
         from tensorboardX.proto.summary_pb2 import HistogramProto
 
@@ -257,6 +260,10 @@ class TensorSummary:
         start, end = int(occupied[0]), int(occupied[-1]) + 1
         # TensorBoard reads upper limits only: an empty bucket in front gives the first one its lower limit.
         buckets = np.concatenate([[0], counts[start:end]])
+        limits = EDGES[start : end + 1]
+        if compact:
+            last_of_run = (buckets > 0) | np.append(buckets[1:] > 0, True)
+            buckets, limits = buckets[last_of_run], limits[last_of_run]
         float32_max = float(np.finfo(np.float32).max)
         return HistogramProto(
             min=min(max(self.min, -float32_max), float32_max),
@@ -264,6 +271,6 @@ class TensorSummary:
             num=self.num,
             sum=self.sum,
             sum_squares=self.sum_squares,
-            bucket_limit=EDGES[start : end + 1].tolist(),
+            bucket_limit=limits.tolist(),
             bucket=buckets.tolist(),
         )

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import os
 import re
+from collections.abc import Callable
 
 from tensorboardX.summary import _clean_tag
 
@@ -16,19 +17,19 @@ _MAX_PATH_BYTES = 1024  # of the 4096 that Linux allows, below the log directory
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
-class CleanTags(dict[str, str]):
-    """A bounded cache: ``CLEAN_TAGS[tag]`` is ``clean_tag(tag)`` for a string."""
+class TagCache(dict[str, str]):
+    """A bounded cache: ``cache[tag]`` is ``rewrite(tag)``."""
+
+    def __init__(self, rewrite: Callable[[str], str]) -> None:
+        self._rewrite = rewrite
 
     def __missing__(self, tag: str) -> str:
-        name: str = _clean_tag(tag)
+        name = self._rewrite(tag)
         if len(tag) <= _MAX_CACHED_LENGTH:
             if len(self) >= _MAX_CACHED:
                 self.clear()
             self[tag] = name
         return name
-
-
-CLEAN_TAGS = CleanTags()
 
 
 def clean_tag(tag: str) -> str:
@@ -49,6 +50,12 @@ def checked_tag(tag: str, argument: str = "tag") -> str:
     if not isinstance(tag, str):
         raise TypeError(f"{argument} must be a string, not {type(tag).__name__}: {tag!r:.100}")
     return tag if tag.isascii() else tag.encode(errors="replace").decode()
+
+
+CLEAN_TAGS = TagCache(_clean_tag)
+"""Tags as tensorboardX writes them."""
+VERBATIM_TAGS = TagCache(checked_tag)
+"""Tags as torch.utils.tensorboard writes them."""
 
 
 @functools.lru_cache(_MAX_CACHED)

@@ -114,7 +114,7 @@ def plain_tensor(tensor: torch.Tensor, name: str) -> torch.Tensor:
     """A tensor subclass as the plain tensor that shares its data.
 
     Raises:
-        TypeError: its bytes are not its values (packed quantised weights, distributed, fake or nested tensors).
+        TypeError: its bytes are not its values (packed quantised weights; distributed, fake, nested tensors).
     """
     kind = type(tensor)
     if kind.__module__.split(".")[0] in ("bitsandbytes", "torchao"):

@@ -16,13 +16,15 @@ from tensorboardX.proto.summary_pb2 import Summary
 
 from fastlog import histograms, hparams
 from fastlog.bad_values import BadValues
+from fastlog.eager import eager_methods
 from fastlog.events import HISTOGRAM, JOB, RAW, SCALAR, Item
 from fastlog.file_writer import EVENT_BYTES
 from fastlog.media import use_tensor
 from fastlog.media_writer import MediaWriter
 from fastlog.snapshots import MAX_INT, as_float, take
 from fastlog.summarize import pack_one
-from fastlog.tags import CLEAN_TAGS, checked_tag, clean_tag, subdirectory
+from fastlog.summary import TensorSummary
+from fastlog.tags import checked_tag, subdirectory
 from fastlog.writer_base import unless_comet
 
 _UNSET = ""
@@ -30,6 +32,7 @@ _UNSET = ""
 _COUNTS = struct.Struct("<16xqqq56xq")
 
 
+@eager_methods
 class SummaryWriter(MediaWriter):
     """A ``tensorboardX.SummaryWriter`` that never makes training wait.
 
@@ -75,7 +78,7 @@ class SummaryWriter(MediaWriter):
             and new_style is False
         ):
             put, sink = file_writer.direct
-            item = (SCALAR, CLEAN_TAGS[tag], float(scalar_value), global_step, time())
+            item = (SCALAR, self._tags[tag], float(scalar_value), global_step, time())
             put(sink, item, EVENT_BYTES, False, since)
             return
         self._add_any_scalar(
@@ -106,7 +109,7 @@ class SummaryWriter(MediaWriter):
             double_precision, description = double_precision or description, ""
         title = checked_tag("" if title is None else title, "display_name")
         description = checked_tag("" if description is None else description, "summary_description")
-        name = clean_tag(tag)
+        name = self._name(tag)
         place = f"add_scalar({name!r})"
         with self._guarded(place):
             file_writer = self._get_file_writer()
@@ -115,7 +118,8 @@ class SummaryWriter(MediaWriter):
                 file_writer.put(*_scalar_item("scalar_value", name, value, step, wall_time, place))
             else:
                 number = as_float(value, "scalar_value")
-                summary = tbx.scalar(name, number, title, description)
+                summary = tbx.scalar("", number, title, description)
+                summary.value[0].tag = name
                 if new_style:
                     use_tensor(summary.value[0], number, double_precision)
                 file_writer.add_summary(summary, step, wall_time)
@@ -137,7 +141,7 @@ class SummaryWriter(MediaWriter):
             main_tag: name of the chart.
             tag_scalar_dict: value by name, as in ``add_scalar``.
         """
-        name = CLEAN_TAGS[checked_tag(main_tag, "main_tag")]
+        name = self._tags[checked_tag(main_tag, "main_tag")]
         file_writer = self._get_file_writer()
         step, wall_time = file_writer.stamp(global_step, walltime)
         logdir = str(file_writer.get_logdir())
@@ -148,7 +152,7 @@ class SummaryWriter(MediaWriter):
             argument = f"tag_scalar_dict[{tag!r}]"
             place = f"add_scalars({name!r}, {argument})"
             with self._guarded(place):
-                path = subdirectory(logdir, main_tag, tag)
+                path = self._scalars_directory(logdir, main_tag, tag)
                 record: list[Any] = [wall_time, step]
                 self._sub_writer(path).put(
                     *_scalar_item(argument, name, value, step, wall_time, place, record)
@@ -182,7 +186,8 @@ class SummaryWriter(MediaWriter):
 
         Args:
             tag: name of the series.
-            values: tensor, array, number or list; any shape and real dtype.
+            values: tensor, array, number or list; any shape and real dtype. Or a ``TensorSummary``, with the
+                default bins.
             bins: "tensorflow": TensorBoard's default bins, the fast way. Else what ``np.histogram`` takes,
                 and its result: a number of bins, edges (what is beyond them is not counted), or the name of
                 an estimator (at most 65,536 bins, with a warning).
@@ -192,7 +197,7 @@ class SummaryWriter(MediaWriter):
             TypeError: strings, complex or quantised values, no values; says what to pass instead.
             ValueError: ``bins`` or ``max_bins`` cannot be.
         """
-        name = clean_tag(tag)
+        name = self._name(tag)
         file_writer = self._get_file_writer()
         step, wall_time = file_writer.stamp(global_step, walltime)
         if not isinstance(bins, str) or bins != "tensorflow":
@@ -201,7 +206,7 @@ class SummaryWriter(MediaWriter):
             self._add_binned(name, values, step, wall_time, self.default_bins, max_bins)
         else:
             with self._guarded(f"add_histogram({name!r})") as since:
-                packed = pack_one(values, "values")
+                packed = values.to_packed() if type(values) is TensorSummary else pack_one(values, "values")
                 nan, pos_inf, neg_inf, num = _COUNTS.unpack_from(packed)
                 if num:
                     file_writer.put((HISTOGRAM, name, packed, step, wall_time), len(packed), True, since)
@@ -325,7 +330,7 @@ class SummaryWriter(MediaWriter):
                 argument = f"metric_dict[{key!r}]"
                 place = f"add_hparams({argument})"
                 with self._guarded(place):
-                    writer.put(*_scalar_item(argument, clean_tag(key), value, step, wall_time, place))
+                    writer.put(*_scalar_item(argument, self._name(key), value, step, wall_time, place))
             if writer is not main:
                 writer.retire()
                 (self.all_writers or {}).pop(path, None)

@@ -20,6 +20,7 @@ from fastlog.file_writer import FileWriter, NullFileWriter
 from fastlog.sinks.base import Sink
 from fastlog.sinks.tensorboardx import EventFileSink
 from fastlog.snapshots import Snapshot
+from fastlog.tags import CLEAN_TAGS, checked_tag, subdirectory
 
 P = ParamSpec("P")
 
@@ -43,6 +44,7 @@ def unless_comet(method: Callable[P, None]) -> Callable[P, None]:
 
 class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
     purge_step: int | None
+    _tags = CLEAN_TAGS
 
     def __init__(
         self,
@@ -61,6 +63,7 @@ class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
         overflow: Literal["block", "drop_oldest", "drop_newest"] = "block",
         block_timeout: float | None = 10.0,
         on_error: Literal["warn", "raise"] = "warn",
+        compact: bool = True,
         **kwargs: Any,
     ) -> None:
         """Opens an event file.
@@ -83,6 +86,8 @@ class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
             block_timeout: seconds that "block" waits at most; None: as long as it takes.
             on_error: "warn" warns once of what cannot be logged; "raise" raises it, at the next call at the
                 latest.
+            compact: merge runs of empty buckets in histograms over the default bins, as TensorFlow's own
+                writer does. TensorBoard shows the same. False writes each bucket, as tensorboardX does.
 
         Raises:
             TypeError: an unknown argument.
@@ -98,6 +103,7 @@ class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
             "flush_secs": flush_secs,
         }
         self._comet_on = comet_config.get("disabled") is not True
+        self._compact = compact
         self._is_copy = False
         self._start()
         super().__init__(
@@ -198,7 +204,7 @@ class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
         return AsyncQueue(**self._queue_options)
 
     def _make_sink(self, logdir: str) -> Sink:
-        return EventFileSink(logdir, self._filename_suffix)
+        return EventFileSink(logdir, self._filename_suffix, self._compact)
 
     def _sub_writer(self, logdir: str) -> FileWriter | NullFileWriter:
         """The writer of another directory's file, on the same queue."""
@@ -213,6 +219,14 @@ class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
                     writer = main.beside(self._make_sink(logdir)) if on_disk else NullFileWriter(logdir)
                     writers[logdir] = writer
         return writer
+
+    def _name(self, tag: str) -> str:
+        """The tag as it is written. Raises TypeError where it is no string."""
+        return self._tags[checked_tag(tag)]
+
+    def _scalars_directory(self, logdir: str, main_tag: str, tag: str) -> str:
+        """Where ``add_scalars`` writes."""
+        return subdirectory(logdir, main_tag, tag)
 
     def _guarded(self, place: str) -> Guard:
         """A ``with`` block in which a bad value gives a warning, or an error, as ``on_error`` says."""

@@ -51,6 +51,12 @@ def exit_code(pid: int, seconds: float = 60.0) -> int:
     raise AssertionError("the child hangs")
 
 
+def resident_bytes() -> int:
+    """Memory of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 class Board:
     """Numbers that a child leaves for its parent, readable after it was killed."""
 

@@ -1,8 +1,9 @@
-"""Sinks and clocks for tests of the queue."""
+"""Sinks, queues and clocks for tests of the queue."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -94,3 +95,11 @@ def make_queue(**options: Any) -> AsyncQueue:
         "flush_secs": 120.0,
     }
     return AsyncQueue(**{**defaults, **options})
+
+
+def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
+    """Waits for something that another thread or process is about to do."""
+    give_up = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < give_up, "did not happen"
+        time.sleep(0.002)

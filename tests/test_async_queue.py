@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
-from queue_doubles import Clock, ManualQueue, OpenableSink, make_queue, scalar
+from queue_doubles import Clock, ManualQueue, OpenableSink, make_queue, scalar, until
 
 from fastlog import async_queue, queue_worker
 from fastlog.events import HISTOGRAM, SCALAR
@@ -17,14 +16,6 @@ from fastlog.sinks.memory import MemorySink
 
 def steps(sink: MemorySink) -> list[int]:
     return [item[3] for item in sink.items if item[1] != "fastlog/dropped"]
-
-
-def until(condition, seconds: float = 30.0) -> None:
-    """Waits for something that another thread is about to do."""
-    give_up = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < give_up, "did not happen"
-        time.sleep(0.002)
 
 
 def in_thread(function, *args) -> threading.Thread:

@@ -56,9 +56,10 @@ def approximate_sums(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def both(tmp_path: Path, calls: Calls, **options: Any) -> tuple[Path, Path]:
-    for name, library in (("theirs", tensorboardX), ("ours", fastlog)):
-        with library.SummaryWriter(str(tmp_path / name), **options) as writer:
-            calls(writer)
+    with tensorboardX.SummaryWriter(str(tmp_path / "theirs"), **options) as writer:
+        calls(writer)
+    with fastlog.SummaryWriter(str(tmp_path / "ours"), compact=False, **options) as writer:
+        calls(writer)
     return tmp_path / "theirs", tmp_path / "ours"
 
 

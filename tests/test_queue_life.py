@@ -11,12 +11,11 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 import warnings
 import weakref
 
 import pytest
-from queue_doubles import ManualQueue, OpenableSink, make_queue, scalar
+from queue_doubles import ManualQueue, OpenableSink, make_queue, scalar, until
 
 from fastlog.async_queue import AsyncQueue
 from fastlog.events import HISTOGRAM, JOB, SCALAR
@@ -76,9 +75,7 @@ def test_what_was_put_before_a_job_does_not_wait_for_it():
     hold = threading.Event()
     queue.put(sink, scalar(0), 10)
     queue.put(sink, job(lambda: [scalar(1)] if hold.wait(60) else []), 10)
-    give_up = time.monotonic() + 30
-    while not sink.items and time.monotonic() < give_up:
-        time.sleep(0.01)
+    until(lambda: sink.items)
     assert [item[3] for item in sink.items] == [0]
     hold.set()
     queue.close()
@@ -181,6 +178,23 @@ def test_a_sink_in_trouble_holds_up_its_queue_but_loses_nothing():
     assert [item[3] for item in bad.items] == [1, 3]
 
 
+@pytest.mark.filterwarnings("ignore::fastlog.faults.FastlogWarning")
+def test_what_two_sinks_did_not_take_keeps_its_order():
+    sinks = OpenableSink(), OpenableSink()
+    queue = manual(queue_events=4)
+    for i in range(4):
+        queue.put(sinks[i % 2], scalar(i), 10)
+    for sink in sinks:
+        sink.error = OSError("down")
+    queue.work()
+    for i in range(4, 6):
+        queue.put(sinks[i % 2], scalar(i), 10)  # drops the oldest: 0, then 1
+    for sink in sinks:
+        sink.error = None
+    queue.work()
+    assert [[item[3] for item in sink.items if item[1] == "x"] for sink in sinks] == [[2, 4], [3, 5]]
+
+
 def test_drops_are_said_once_and_counted_in_a_series_and_at_the_end():
     sink = OpenableSink()
     queue = manual(queue_events=2, overflow="drop_newest")
@@ -261,11 +275,7 @@ def test_a_queue_nobody_holds_writes_what_it_has_and_goes():
     queue.close()
     gone = weakref.ref(queue)
     del queue
-    give_up = time.monotonic() + 30
-    while gone() is not None and time.monotonic() < give_up:
-        gc.collect()
-        time.sleep(0.01)
-    assert gone() is None
+    until(lambda: gc.collect() >= 0 and gone() is None)
     assert len(sink.items) == 1
 
 
@@ -325,6 +335,23 @@ def test_logging_while_the_interpreter_shuts_down():
     done = run_python(code + "    queue.put(sink, scalar(0), 10)")
     assert done.stdout.split() == ["0", "closed", "3"]
     assert done.stderr == ""
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_worker_that_dies_is_replaced(monkeypatch):
+    sink = OpenableSink()
+    queue = make_queue()
+
+    def die(now):
+        monkeypatch.undo()
+        raise MemoryError
+
+    monkeypatch.setattr(queue, "_due", die)
+    queue.put(sink, scalar(0), 10)
+    until(lambda: queue._worker is None)
+    queue.put(sink, scalar(1), 10)
+    queue.close()
+    assert [item[3] for item in sink.items] == [0, 1]
 
 
 def test_without_threads_the_caller_writes(monkeypatch):

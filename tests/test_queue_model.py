@@ -165,6 +165,11 @@ class QueueAgainstList(RuleBasedStateMachine):
         self.scripts[sink] += script
 
     @rule()
+    def break_both(self) -> None:
+        self.break_sink(["fails"], 0)
+        self.break_sink(["fails"], 1)
+
+    @rule()
     def flush(self) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -192,9 +197,13 @@ class QueueAgainstList(RuleBasedStateMachine):
         assert stats["max_bytes"] <= MAX_BYTES
 
 
-@pytest.mark.parametrize("overflow", ["block", "drop_oldest", "drop_newest"])
-def test_the_queue_is_the_list(overflow):
+def run_against_list(overflow: str, examples: int) -> None:
     machine = type("Machine", (QueueAgainstList,), {"overflow": overflow})
     run_state_machine_as_test(
-        machine, settings=settings(max_examples=80, stateful_step_count=40, deadline=None)
+        machine, settings=settings(max_examples=examples, stateful_step_count=40, deadline=None)
     )
+
+
+@pytest.mark.parametrize("overflow", ["block", "drop_oldest", "drop_newest"])
+def test_the_queue_is_the_list(overflow):
+    run_against_list(overflow, examples=80)

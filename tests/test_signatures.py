@@ -17,6 +17,7 @@ ALLOWED: dict[str, dict[str, str]] = {
         "overflow": "fastlog's own, keyword-only",
         "block_timeout": "fastlog's own, keyword-only",
         "on_error": "fastlog's own, keyword-only",
+        "compact": "fastlog's own, keyword-only",
     },
     "add_scalar": {
         "new_style": "torch.utils.tensorboard's, after tensorboardX's",

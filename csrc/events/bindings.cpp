@@ -71,7 +71,8 @@ EventView view_item(PyObject* item, std::vector<py::object>& keep) {
   return event;
 }
 
-py::bytes encode_items(const py::sequence& items) {
+py::bytes encode_items(const py::sequence& items, bool compact) {
+  const Buckets style = compact ? Buckets::kCompact : Buckets::kAll;
   // A tuple of our own keeps every item alive, whatever happens to the caller's list without the GIL.
   const py::tuple held(items);
   std::vector<py::object> keep;
@@ -79,13 +80,13 @@ py::bytes encode_items(const py::sequence& items) {
   events.reserve(held.size());
   for (const py::handle item : held) events.push_back(view_item(item.ptr(), keep));
   std::size_t total = 0;
-  for (const EventView& event : events) total += framed_size(event);
+  for (const EventView& event : events) total += framed_size(event, style);
   auto records = py::reinterpret_steal<py::bytes>(PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(total)));
   if (!records) raise();
   {
     char* at = PyBytes_AS_STRING(records.ptr());
     const py::gil_scoped_release nogil;
-    for (const EventView& event : events) at = write_framed(event, at);
+    for (const EventView& event : events) at = write_framed(event, style, at);
   }
   return records;
 }
@@ -98,7 +99,7 @@ std::uint32_t masked_crc32c(const py::bytes& data, bool portable) {
 }  // namespace
 
 void register_events(py::module_& module) {
-  module.def("encode_events", &encode_items, py::arg("items"));
+  module.def("encode_events", &encode_items, py::arg("items"), py::arg("compact") = false);
   module.def("masked_crc32c", &masked_crc32c, py::arg("data"), py::arg("portable") = false);
   module.def("crc32c_path", &crc32c_path);
 }

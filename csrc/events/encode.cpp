@@ -83,26 +83,54 @@ double edge(int i) {
   return i < kMagnitudes ? -magnitudes[kMagnitudes - 1 - i] : magnitudes[i - kMagnitudes - 1];
 }
 
-// Everything that the event says about a packed summary but its counts, which `at` leads to.
+// What the event says about a packed summary. The counts stay packed: visit_occupied reads them.
 struct HistogramView {
   std::array<double, 5> moments;  // min, max, num, sum, sum_squares
   std::int64_t underflow, overflow;
-  int first, last;  // the bins at `counts`
-  int start, end;   // the buckets in the event: those, and the end bins where something lies beyond them
+  int first, last;  // the bins at `at`
   const std::uint8_t* at;
   const std::uint8_t* data_end;
+  Buckets style;
+  int start;            // the first bin with a bucket
+  std::size_t buckets;  // in the event
 
-  std::size_t buckets() const { return start < end ? static_cast<std::size_t>(end - start) + 1 : 0; }
   std::size_t size() const {
     std::size_t total = 0;
     for (const double moment : moments) total += double_size(moment);
-    return total + (buckets() ? 2 * delimited_size(8 * buckets()) : 0);
+    return total + (buckets ? 2 * delimited_size(8 * buckets) : 0);
   }
 };
 
 [[noreturn]] void malformed() { throw std::invalid_argument("fastlog: malformed packed summary"); }
 
-HistogramView view_histogram(std::string_view packed) {
+// Calls visitor(bin, count) for each bin with something in it, in order; what lies beyond the edges is in the end bins.
+template <class Visitor>
+void visit_occupied(const HistogramView& view, Visitor&& visitor) {
+  const auto beyond = [&view](int bin) {
+    return (bin == 0 ? static_cast<double>(view.underflow) : 0) +
+           (bin == kBins - 1 ? static_cast<double>(view.overflow) : 0);
+  };
+  if (view.underflow && (view.first > 0 || view.first == view.last)) visitor(0, beyond(0));
+  const std::uint8_t* at = view.at;
+  for (int bin = view.first; bin < view.last;) {
+    std::uint64_t count = 0;
+    if (!get_varint(at, view.data_end, count)) malformed();
+    if (count != 0) {
+      visitor(bin, static_cast<double>(count) + beyond(bin));
+      ++bin;
+      continue;
+    }
+    std::uint64_t run_less_one = 0;
+    if (!get_varint(at, view.data_end, run_less_one)) malformed();
+    // A span begins and ends with an occupied bin.
+    if (bin == view.first || run_less_one + 1 >= static_cast<std::uint64_t>(view.last - bin)) malformed();
+    bin += static_cast<int>(run_less_one) + 1;
+  }
+  if (at != view.data_end) malformed();
+  if (view.overflow && (view.last < kBins || view.first == view.last)) visitor(kBins - 1, beyond(kBins - 1));
+}
+
+HistogramView view_histogram(std::string_view packed, Buckets style) {
   // The head of the packed form lies as in Summary; the counts stay where they are.
   struct Head {
     std::int64_t counters[kCounters];
@@ -119,57 +147,60 @@ HistogramView view_histogram(std::string_view packed) {
   view.overflow = head.counters[1];
   view.first = head.first;
   view.last = head.first + head.span;
-  view.start = view.underflow ? 0 : head.span ? view.first : kBins - 1;
-  view.end = view.overflow ? kBins : head.span ? view.last : 1;
-  if (!view.underflow && !view.overflow && !head.span) view.start = view.end = 0;
   view.at = reinterpret_cast<const std::uint8_t*>(packed.data()) + sizeof(head);
   view.data_end = reinterpret_cast<const std::uint8_t*>(packed.data()) + packed.size();
+  view.style = style;
   const auto num = static_cast<double>(head.counters[kCounters - 2]);
   // TensorBoard reads the extremes as float32.
   constexpr double kMost = std::numeric_limits<float>::max();
   const bool any = head.counters[kCounters - 1] != 0;
   view.moments = {any ? std::clamp(head.min, -kMost, kMost) : 0, any ? std::clamp(head.max, -kMost, kMost) : 0, num,
                   any ? head.sum : 0, any ? head.sum_squares : 0};
+
+  view.start = view.underflow ? 0 : head.span ? view.first : kBins - 1;
+  if (style == Buckets::kAll) {
+    const int end = view.overflow ? kBins : head.span ? view.last : 1;
+    if (head.span || view.underflow || view.overflow) view.buckets = static_cast<std::size_t>(end - view.start) + 1;
+  } else {
+    int next = -1;  // the bin after the last occupied one
+    visit_occupied(view, [&](int bin, double) {
+      view.buckets += bin == next ? 1 : 2;
+      next = bin + 1;
+    });
+  }
   return view;
 }
 
-void write_histogram(HistogramView view, Cursor& out) {
+void write_histogram(const HistogramView& view, Cursor& out) {
   for (int i = 0; i < 5; ++i) out.double_field(static_cast<char>(kHistoMin + (i << 3)), view.moments[i]);
-  const std::size_t buckets = view.buckets();
-  if (buckets == 0) {
+  const std::size_t bytes = 8 * view.buckets;
+  if (bytes == 0) {
     if (view.at != view.data_end) malformed();
     return;
   }
+  out.delimited(kHistoLimits, bytes);
+  Cursor limits(out.at());
+  out = Cursor(out.at() + bytes);
+  out.delimited(kHistoCounts, bytes);
+  Cursor counts(out.at());
   // TensorBoard knows right edges only: an empty bucket in front carries the first left edge.
-  out.delimited(kHistoLimits, 8 * buckets);
-  for (int i = view.start; i <= view.end; ++i) out.fixed(edge(i));
-  out.delimited(kHistoCounts, 8 * buckets);
-  char* const counts = out.at();
-  std::memset(counts, 0, 8 * buckets);
-  const auto add = [&](int bin, std::uint64_t count) {
-    char* const slot = counts + 8 * (bin - view.start + 1);
-    double total;
-    std::memcpy(&total, slot, sizeof(total));
-    total += static_cast<double>(count);
-    std::memcpy(slot, &total, sizeof(total));
+  int next = view.start;
+  const auto put_empty = [&](int until) {
+    limits.fixed(edge(until));
+    counts.fixed(0.0);
   };
-  for (int bin = view.first; bin < view.last;) {
-    std::uint64_t count = 0;
-    if (!get_varint(view.at, view.data_end, count)) malformed();
-    if (count != 0) {
-      add(bin++, count);
-      continue;
+  put_empty(next);
+  visit_occupied(view, [&](int bin, double count) {
+    if (view.style == Buckets::kAll) {
+      while (next < bin) put_empty(++next);
+    } else if (next < bin) {
+      put_empty(bin);
     }
-    std::uint64_t run_less_one = 0;
-    if (!get_varint(view.at, view.data_end, run_less_one)) malformed();
-    // A span begins and ends with an occupied bin.
-    if (bin == view.first || run_less_one + 1 >= static_cast<std::uint64_t>(view.last - bin)) malformed();
-    bin += static_cast<int>(run_less_one) + 1;
-  }
-  if (view.at != view.data_end) malformed();
-  if (view.underflow) add(0, static_cast<std::uint64_t>(view.underflow));
-  if (view.overflow) add(kBins - 1, static_cast<std::uint64_t>(view.overflow));
-  out = Cursor(counts + 8 * buckets);
+    next = bin + 1;
+    limits.fixed(edge(next));
+    counts.fixed(count);
+  });
+  out = counts;
 }
 
 // The lengths of the nested messages of a scalar or histogram event.
@@ -213,30 +244,30 @@ void write_event(const EventView& event, const HistogramView* histogram, const S
 
 // Calls visitor(histogram or nullptr) for a scalar or histogram event.
 template <class Visitor>
-decltype(auto) visit_event(const EventView& event, Visitor&& visitor) {
+decltype(auto) visit_event(const EventView& event, Buckets style, Visitor&& visitor) {
   if (event.kind == kScalarEvent) return visitor(static_cast<const HistogramView*>(nullptr));
   if (event.kind != kHistogramEvent) throw std::invalid_argument("fastlog: unknown kind of event");
-  const HistogramView histogram = view_histogram(event.payload);
+  const HistogramView histogram = view_histogram(event.payload, style);
   return visitor(&histogram);
 }
 
 }  // namespace
 
-std::size_t framed_size(const EventView& event) {
+std::size_t framed_size(const EventView& event, Buckets style) {
   const std::size_t size =
-      event.kind == kRawEvent ? event.payload.size() : visit_event(event, [&](const HistogramView* histogram) {
-        return measure(event, histogram).event;
-      });
+      event.kind == kRawEvent
+          ? event.payload.size()
+          : visit_event(event, style, [&](const HistogramView* histogram) { return measure(event, histogram).event; });
   if (size > kMaxProto) throw std::invalid_argument("fastlog: an event over 2 GiB");
   return size + kFrame;
 }
 
-char* write_framed(const EventView& event, char* out) {
+char* write_framed(const EventView& event, Buckets style, char* out) {
   Cursor body(out + 12);
   if (event.kind == kRawEvent) {
     body.bytes(event.payload);
   } else {
-    visit_event(event, [&](const HistogramView* histogram) {
+    visit_event(event, style, [&](const HistogramView* histogram) {
       write_event(event, histogram, measure(event, histogram), body);
     });
   }
@@ -248,12 +279,12 @@ char* write_framed(const EventView& event, char* out) {
   return body.at();
 }
 
-std::string encode_events(const std::vector<EventView>& events) {
+std::string encode_events(const std::vector<EventView>& events, Buckets style) {
   std::size_t total = 0;
-  for (const EventView& event : events) total += framed_size(event);
+  for (const EventView& event : events) total += framed_size(event, style);
   std::string records(total, '\0');
   char* at = records.data();
-  for (const EventView& event : events) at = write_framed(event, at);
+  for (const EventView& event : events) at = write_framed(event, style, at);
   return records;
 }
 

@@ -27,14 +27,20 @@ struct EventView {
   std::string_view payload;
 };
 
+// How much a histogram says of the buckets in which nothing lies.
+enum class Buckets {
+  kAll,      // each of them, as tensorboardX writes it
+  kCompact,  // a run of them is one wide bucket, as TensorFlow's own writer (histogram.cc) makes it
+};
+
 // Bytes of the framed record. Throws std::invalid_argument (unknown kind, malformed summary, over 2 GiB).
-std::size_t framed_size(const EventView& event);
+std::size_t framed_size(const EventView& event, Buckets style);
 
 // Writes the framed record at `out`, which has room for framed_size(event) bytes; returns its end.
 // Throws std::invalid_argument where the counts of a packed summary turn out to be malformed.
-char* write_framed(const EventView& event, char* out);
+char* write_framed(const EventView& event, Buckets style, char* out);
 
 // The records of all events, in order.
-std::string encode_events(const std::vector<EventView>& events);
+std::string encode_events(const std::vector<EventView>& events, Buckets style);
 
 }  // namespace fastlog

@@ -9,6 +9,7 @@ import socket
 import time
 import weakref
 from collections.abc import Sequence
+from typing import Any
 
 from tensorboardX.proto.event_pb2 import Event
 
@@ -33,14 +34,16 @@ class EventFileSink:
         logdir: a directory, made where missing, or a URL (``s3://``, ``gs://``, a prefix registered with
             tensorboardX, or one that fsspec knows).
         filename_suffix: ends the file names.
+        compact: merge runs of empty histogram buckets.
 
     Raises:
         OSError: the directory or file cannot be made. For URLs also what the store's client raises.
     """
 
-    def __init__(self, logdir: str, filename_suffix: str = "") -> None:
+    def __init__(self, logdir: str, filename_suffix: str = "", compact: bool = True) -> None:
         self._logdir = logdir
         self._suffix = filename_suffix
+        self._compact = compact
         self._inherited = False
         self._output: Output | None = None
         self._fresh = False  # the file has no events yet
@@ -54,7 +57,7 @@ class EventFileSink:
 
     def write(self, items: Sequence[Item]) -> None:
         """Appends the items' records in one write; see :class:`fastlog.sinks.base.Sink`."""
-        records = _encode(items)
+        records = _encode(items, self._compact)
         if self._output is not None and self._output.damaged:
             self._output.abandon(delete=self._fresh)
             self._output = None
@@ -114,12 +117,13 @@ class EventFileSink:
         self._output = None
         self._inherited = True
 
-    def __getstate__(self) -> dict[str, str]:
-        return {"logdir": self._logdir, "suffix": self._suffix}
+    def __getstate__(self) -> dict[str, Any]:
+        return {"logdir": self._logdir, "suffix": self._suffix, "compact": self._compact}
 
-    def __setstate__(self, state: dict[str, str]) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self._logdir = state["logdir"]
         self._suffix = state["suffix"]
+        self._compact = state["compact"]
         self._inherited = True
         self._output = None
         self._fresh = False
@@ -127,9 +131,9 @@ class EventFileSink:
         _sinks.add(self)
 
 
-def _encode(items: Sequence[Item]) -> bytes:
+def _encode(items: Sequence[Item], compact: bool) -> bytes:
     try:
-        return encode_events(items)
+        return encode_events(items, compact)
     except MemoryError:
         raise
     except Exception as error:
