@@ -1,7 +1,7 @@
 """How setup.py builds the CUDA engine: ``fastlog._cuda``, by nvcc alone, with the CUDA runtime inside.
 
-FASTLOG_CUDA: ``on`` builds it, or fails; ``auto`` (default) and ``off`` do not: the engine has not run on a GPU yet,
-and nothing uses it until it has.
+FASTLOG_CUDA: ``on`` builds it, or fails; ``auto`` (default) and ``off`` do not: the engine has not run on a
+GPU yet, and nothing uses it until it has.
 FASTLOG_CUDA_ARCHS: compute capabilities, for example "80,90", or "native" for those of the GPUs at hand.
 CUDA_HOME: a toolkit; else nvcc is taken from the PATH or from NVIDIA's wheels.
 """
