@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 NATIVE := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test lint format bench bench-report soak cuda-matrix clean
+.PHONY: demo test lint format bench bench-report soak cuda-matrix docs clean
 .DELETE_ON_ERROR:
 
 $(VENV)/torch.stamp:
@@ -41,6 +41,9 @@ bench-report: $(VENV)/bench.stamp
 cuda-matrix: $(VENV)/test.stamp
 	FASTLOG_TEST_CUDA_ARCHS=all $(BIN)/python -m pytest tests/test_cuda_build.py
 
+docs: $(VENV)/docs.stamp
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -53,4 +56,4 @@ format: $(VENV)/dev.stamp
 	$(BIN)/clang-format -i $(NATIVE)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info fastlog/*.so
+	rm -rf $(VENV) build dist site *.egg-info fastlog/*.so

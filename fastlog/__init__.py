@@ -1,4 +1,4 @@
-"""fastlog: a drop-in SummaryWriter that logs every weight's and gradient's histogram without slowing training."""
+"""fastlog: a drop-in SummaryWriter that logs every weight's and gradient's histogram almost for free."""
 
 from fastlog.custom_op import from_tensors
 from fastlog.faults import FastlogWarning

@@ -7,7 +7,7 @@ try:
 except ImportError as error:
     raise ImportError(
         f"fastlog's compiled core is missing or does not load ({error}). It is built from source by "
-        "`pip install .` in fastlog's checkout, which needs a C++17 compiler (Debian, Ubuntu: apt install g++)"
+        "`pip install .` in fastlog's checkout, which needs a C++17 compiler (on Debian: apt install g++)"
     ) from error
 
 __all__ = ["core"]

@@ -1,6 +1,7 @@
 """fastlog's writers in the places of the libraries' own: in a process, and by ``python -m fastlog run``."""
 
 import importlib
+import os
 import pickle
 import subprocess
 import sys
@@ -282,6 +283,28 @@ def test_run_of_what_fails(tmp_path: Path) -> None:
     assert missing.returncode == 1 and "No such file" in missing.stderr
     nothing = run_command()
     assert nothing.returncode == 2 and "usage: python -m fastlog run (SCRIPT | -m MODULE)" in nothing.stderr
+
+
+WANDB = """
+import sys, wandb, fastlog
+run = wandb.init(project="test", mode="offline", sync_tensorboard=True, dir=sys.argv[1])
+with fastlog.SummaryWriter(sys.argv[1] + "/direct") as writer:
+    writer.add_scalar("from_fastlog", 1.0, 1)
+fastlog.install()
+from torch.utils.tensorboard import SummaryWriter
+with SummaryWriter(sys.argv[1] + "/installed") as writer:
+    writer.add_scalar("from (torch)", 1.0, 1)
+run.finish()
+"""
+
+
+def test_wandb_syncs_what_we_write(tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    environment = {**os.environ, "WANDB_SILENT": "true", "HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", WANDB, str(tmp_path)], check=True, env=environment, timeout=120)
+    (record,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    for tag in (b"from_fastlog", b"from (torch)"):
+        assert tag in record.read_bytes()
 
 
 WITHOUT_TENSORBOARD = """

@@ -1,0 +1,54 @@
+"""The documentation's pictures and pages keep what they promise."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastlog
+
+ROOT = Path(__file__).parents[1]
+PICTURES = sorted((ROOT / "docs").rglob("*.png"))
+
+
+def test_the_gallery_uses_every_method() -> None:
+    used = set(re.findall(r"\.(add_\w+)\(", (ROOT / "examples/gallery.py").read_text()))
+    methods = {name for name in dir(fastlog.SummaryWriter) if name.startswith("add_")}
+    short_forms = {"add_custom_scalars_multilinechart", "add_custom_scalars_marginchart"}
+    assert methods - used == short_forms
+
+
+def test_every_picture_is_shown_and_there() -> None:
+    pages = [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]
+    shown = {
+        (page.parent / link).resolve()
+        for page in pages
+        for link in re.findall(r"!\[[^\]]*\]\(([^)]+\.png)\)", page.read_text())
+    }
+    assert not {path for path in shown if not path.exists()}
+    assert {path for path in PICTURES if path.parent.name == "gallery"} <= shown
+
+
+@pytest.mark.parametrize("path", PICTURES, ids=lambda path: path.name)
+def test_pictures_are_small(path: Path) -> None:
+    assert path.stat().st_size < 200_000
+
+
+def test_the_pages_build_without_warnings(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr
+    assert (tmp_path / "api" / "index.html").exists()
+
+
+def test_the_api_page_names_what_is_exported() -> None:
+    page = (ROOT / "docs/api.md").read_text()
+    shown = {name.rpartition(".")[2] for name in re.findall(r"^::: (\S+)$", page, re.MULTILINE)}
+    assert set(fastlog.__all__) <= shown
