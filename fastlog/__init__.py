@@ -4,6 +4,7 @@ from fastlog.custom_op import from_tensors
 from fastlog.faults import FastlogWarning
 from fastlog.global_writer import GlobalSummaryWriter
 from fastlog.install import install, uninstall
+from fastlog.signals import flush_on_signals
 from fastlog.summarize import summarize
 from fastlog.summary import TensorSummary
 from fastlog.watching import watch
@@ -14,6 +15,7 @@ __all__ = [
     "GlobalSummaryWriter",
     "SummaryWriter",
     "TensorSummary",
+    "flush_on_signals",
     "from_tensors",
     "install",
     "summarize",

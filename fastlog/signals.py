@@ -2,68 +2,80 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import signal
 import threading
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 
 from fastlog.async_queue import _queues
 from fastlog.faults import FastlogWarning
 
-_FLUSH_SECS = 5.0  # per signal: schedulers kill soon after they have asked
+_FLUSH_SECS = 5.0  # for all writers together: schedulers kill soon after they have asked
 
-_previous: dict[int, object] = {}  # what each signal did before ours: what signal.getsignal gave
+_Handler = Callable[[int, FrameType | None], object]
 
 
 def flush_on_signals(signals: Sequence[int] = (signal.SIGTERM, signal.SIGINT)) -> None:
-    """Flushes all writers of this process when one of ``signals`` arrives, then does what it did before.
+    """Flushes all writers when one of ``signals`` comes; then the signal does what it did before.
 
-    A previous Python handler is called; the default ends the process by the same signal, so that its exit
-    status tells the truth; an ignored signal flushes and goes on. Ctrl-C still raises KeyboardInterrupt.
-    Sinks that do not finish within five seconds in all are left behind with a warning. Idempotent; a handler
-    that was installed later is chained when asked again. A child of fork inherits the handlers.
+    A previous Python handler is called, so Ctrl-C still raises KeyboardInterrupt. Where there was none, the
+    process ends by the signal itself, and its exit status says so. An ignored signal flushes and is ignored.
+    What is not in the files after five seconds is left behind with a warning. Idempotent. Children of fork
+    inherit it.
+
+    As every Python handler it waits until the main thread is back from whatever C code it is in.
 
     Args:
         signals: signal numbers.
 
     Raises:
-        RuntimeError: not on the main thread, the only one on which Python lets handlers be installed.
-        ValueError: no such signal, or its present handler was not installed by Python and cannot be chained.
-        OSError: the system lets nobody handle this signal (SIGKILL, SIGSTOP).
+        RuntimeError: not called on the main thread, the only one that may install handlers.
+        ValueError: no such signal, or its handler is not Python's, so that it cannot be chained.
+        OSError: a signal that cannot be handled (SIGKILL, SIGSTOP).
     """
     if threading.current_thread() is not threading.main_thread():
-        raise RuntimeError("flush_on_signals must be called on the main thread: Python handles signals there")
+        raise RuntimeError("flush_on_signals: only the main thread may install signal handlers")
     for number in signals:
         previous = signal.getsignal(number)
         if previous is None:
-            raise ValueError(
-                f"the handler of {signal.Signals(number).name} is not Python's: it cannot be chained"
-            )
-        if previous is not _flush_and_pass_on:
-            signal.signal(number, _flush_and_pass_on)
-            _previous[number] = previous
+            raise ValueError(f"flush_on_signals: the handler of signal {number} is not Python's")
+        if not isinstance(previous, _FlushFirst):
+            signal.signal(number, _FlushFirst(previous))
 
 
-def _flush_and_pass_on(number: int, frame: FrameType | None) -> None:
-    _flush_all(_FLUSH_SECS)
-    previous = _previous[number]
-    if callable(previous):
-        previous(number, frame)
-    elif previous == signal.SIG_DFL:
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
-        # Only a signal whose default does not end the process comes back here.
-        signal.signal(number, _flush_and_pass_on)
+class _FlushFirst:
+    """A handler; each knows the one that it replaced, so that they chain in any order."""
+
+    def __init__(self, previous: _Handler | int) -> None:
+        self._previous = previous
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        try:
+            _flush_all()
+        finally:  # also where warnings are errors
+            if callable(self._previous):
+                self._previous(number, frame)
+            elif self._previous == signal.SIG_DFL:
+                signal.signal(number, signal.SIG_DFL)
+                signal.raise_signal(number)
+                # Still here: a signal that only stops the process, or does nothing.
+                signal.signal(number, self)
 
 
-def _flush_all(seconds: float) -> None:
-    import time
-
-    give_up = time.monotonic() + seconds
-    for queue in list(_queues):
+def _flush_all() -> None:
+    queues = list(_queues)
+    failures: list[Exception] = []
+    for queue in queues:  # wakes all workers: one that hangs must not hold up the others
+        with contextlib.suppress(Exception):
+            queue.flush(0)
+    give_up = time.monotonic() + _FLUSH_SECS
+    for queue in queues:
         try:
             queue.flush(max(0.0, give_up - time.monotonic()))
-        except Exception as error:  # the signal must reach its handler, whatever became of the files
-            warnings.warn(f"fastlog: flushing on a signal: {error}", FastlogWarning, stacklevel=2)
+        except Exception as error:
+            failures.append(error)
+    for failure in failures:
+        warnings.warn(f"fastlog: flushing on a signal: {failure}", FastlogWarning, stacklevel=3)

@@ -38,6 +38,7 @@ LAYERS = [
     "transfer",
     "summary",
     "native",
+    "signals",
     "async_queue",
     "queue_worker",
     "delivery",

@@ -82,7 +82,9 @@ inline bool unpack(const std::uint8_t* data, std::size_t size, Summary& out) {
       continue;
     }
     std::uint64_t run_less_one = 0;
-    if (!get_varint(at, end, run_less_one) || run_less_one >= static_cast<std::uint64_t>(last - bin)) return false;
+    if (!get_varint(at, end, run_less_one)) return false;
+    // A span begins and ends with an occupied bin.
+    if (bin == span[0] || run_less_one + 1 >= static_cast<std::uint64_t>(last - bin)) return false;
     bin += static_cast<int>(run_less_one) + 1;
   }
   return at == end;

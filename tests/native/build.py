@@ -1,0 +1,110 @@
+"""Compiles the CPU core with g++ under sanitizers; every object and product cached by content."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sysconfig
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+CSRC = HERE.parents[1] / "csrc"
+
+_BASE = [
+    "g++",
+    "-std=c++17",
+    "-g1",
+    "-O1",
+    "-fPIC",
+    "-pthread",
+    "-ffp-contract=off",
+    "-Wno-psabi",
+    f"-I{CSRC}",
+]
+MODES = {
+    "asan": ["-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"],
+    "tsan": ["-fsanitize=thread"],
+}
+_CACHE = Path(tempfile.gettempdir()) / "fastlog-sanitized"
+
+
+def why_not(mode: str) -> str:
+    """Why programs cannot be compiled and run with this sanitizer here; empty where they can."""
+    with tempfile.TemporaryDirectory() as folder:
+        program = f"{folder}/program"
+        command = ["g++", *MODES[mode], "-x", "c++", "-", "-o", program]
+        try:
+            built = subprocess.run(command, input="int main() {}", capture_output=True, text=True)
+        except FileNotFoundError:
+            return "no g++"
+        if built.returncode:
+            return f"g++ has no {mode}: {built.stderr.strip()}"
+        ran = subprocess.run([program], capture_output=True, text=True)
+        return f"{mode} does not run here: {ran.stderr.strip()}" if ran.returncode else ""
+
+
+def program(source: Path, mode: str) -> Path:
+    """An executable of ``source`` and the core, without Python."""
+    core = [path for room in ("cpu", "events") for path in sorted((CSRC / room).glob("*.cpp"))]
+    sources = [path for path in core if path.name != "bindings.cpp"]
+    return _link(_objects([source, *sources], mode, []), mode, "program", [])
+
+
+def extension(mode: str) -> Path:
+    """The extension module ``_core``."""
+    import pybind11
+
+    includes = [f"-I{pybind11.get_include()}", f"-I{sysconfig.get_paths()['include']}", "-fvisibility=hidden"]
+    sources = [
+        CSRC / "module.cpp",
+        *sorted((CSRC / "cpu").glob("*.cpp")),
+        *sorted((CSRC / "events").glob("*.cpp")),
+    ]
+    return _link(
+        _objects(sources, mode, includes), mode, f"_core{sysconfig.get_config_var('EXT_SUFFIX')}", ["-shared"]
+    )
+
+
+def libraries() -> str:
+    """What LD_PRELOAD needs before an interpreter can load the extension under ``asan``."""
+    # libstdc++: AddressSanitizer looks for __cxa_throw when it starts, and Python itself does not bring it.
+    names = ("libasan.so", "libubsan.so", "libstdc++.so")
+    found = [
+        subprocess.check_output(["g++", f"-print-file-name={name}"], text=True).strip() for name in names
+    ]
+    return ":".join(os.path.realpath(path) for path in found)
+
+
+def _objects(sources: list[Path], mode: str, extra: list[str]) -> list[Path]:
+    headers = b"".join(path.read_bytes() for path in sorted(CSRC.rglob("*.h")))
+
+    def compiled(source: Path) -> Path:
+        command = [*_BASE, *MODES[mode], *extra, "-c", str(source)]
+        target = _CACHE / f"{_digest(headers, source.read_bytes(), ' '.join(command).encode())}.o"
+        return _made(target, command)
+
+    # The kernels take as long as all the others together.
+    slowest_first = sorted(sources, key=lambda source: source.name != "kernels.cpp")
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(compiled, slowest_first))
+
+
+def _link(objects: list[Path], mode: str, name: str, extra: list[str]) -> Path:
+    command = ["g++", "-pthread", *MODES[mode], *extra, *map(str, objects)]
+    return _made(_CACHE / _digest(" ".join(command).encode()) / name, command)
+
+
+def _made(target: Path, command: list[str]) -> Path:
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = target.with_name(f"{target.name}.{os.getpid()}")
+        subprocess.run([*command, "-o", str(unfinished)], check=True)
+        unfinished.rename(target)
+    return target
+
+
+def _digest(*parts: bytes) -> str:
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:20]

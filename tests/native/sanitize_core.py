@@ -1,0 +1,152 @@
+"""Drives the extension at the path given, in an interpreter under AddressSanitizer; no torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+import sys
+from typing import Any
+
+import numpy as np
+
+HEAD = 8 * (14 + 5) + 8  # counters, moments, span of a packed summary (csrc/core/pack.h)
+SIZES = {0: 8, 1: 4, 2: 2, 3: 2, 10: 2, 11: 4, 12: 8, 14: 2, 15: 4, 16: 8}  # others: 1 byte
+REFUSALS = (TypeError, ValueError, OverflowError)
+
+
+def load(path: str) -> Any:
+    spec = importlib.util.spec_from_file_location("_core", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def attempt(function: Any, *arguments: Any) -> Any:
+    try:
+        return function(*arguments)
+    except REFUSALS as error:
+        return error
+
+
+def check_summaries(core: Any) -> list[bytes]:
+    """Buffers of exactly the size: a byte read beyond one ends the process."""
+    rng = np.random.default_rng(0)
+    arrays = [
+        (rng.integers(0, 256, count * SIZES.get(dtype, 1), dtype=np.uint8), count, dtype)
+        for dtype in range(18)
+        for count in (0, 1, 15, 17, 2047, 2049, 9001)
+    ]
+    arrays += [
+        (rng.integers(0, 256, 70_001 * SIZES.get(d, 1), dtype=np.uint8), 70_001, d) for d in (0, 1, 3, 9)
+    ]
+    rows = [(array.ctypes.data, count, dtype, count % 3) for array, count, dtype in arrays]
+    expected = core.summarize(rows, 1)
+    for path in core.cpu_paths():
+        core.choose_cpu_path(path)
+        assert core.summarize(rows, 1) == core.summarize(rows, 3) == expected, path
+    assert [core.summarize_one(*row, 1) for row in rows] == expected
+    for row, packed in zip(rows, expected, strict=True):
+        assert core.pack(core.unpack(packed)) == packed
+        assert int(np.frombuffer(packed, "<i8", 14)[12]) == row[1] + row[3]
+    for row in [(0, -1, 1, 0), (0, 1, 18, 0), (0, 1, -1, 0), (0, 0, 1, -1), (-1, 0, 1, 0), (0, 2**63, 1, 0)]:
+        assert isinstance(attempt(core.summarize_one, *row, 1), REFUSALS), row
+    for threads in (0, -3):
+        assert core.summarize([], threads) == []
+    assert core.summarize([(0, 0, 1, 2**62)], 1)
+    return expected
+
+
+def check_malformed(core: Any, packed: list[bytes]) -> None:
+    rng = random.Random(0)
+    samples = [packed[0], packed[1], *rng.sample(packed, 6)]
+    cases = [sample[:end] for sample in samples for end in (*range(min(len(sample), 300)), len(sample) - 1)]
+    cases += [sample + b"\0" for sample in samples]
+    for _ in range(3000):
+        broken = bytearray(rng.choice(samples))
+        for _ in range(rng.choice((1, 1, 4))):
+            at = rng.randrange(rng.choice((HEAD, len(broken))))
+            broken[at] = rng.choice((0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)))
+        cases.append(bytes(broken))
+    # Spans and counts at the limits of their types.
+    for first in (-(2**31), -1, 0, 1547, 1548, 2**31 - 1):
+        for span in (-(2**31), -1, 0, 1, 1548, 2**31 - 1):
+            for tail in (b"", b"\x01", b"\0" + b"\xff" * 9 + b"\x01", b"\xff" * 9 + b"\x01", b"\xff" * 12):
+                head = packed[0][: HEAD - 8] + np.array([first, span], "<i4").tobytes()
+                cases.append(head + tail)
+    accepted = 0
+    for case in cases:
+        record = attempt(core.unpack, case)
+        for compact in (False, True):
+            encoded = attempt(core.encode_events, [(1, "t", case, 1, 0.0)], compact)
+            # The encoder may refuse more: spans that begin or end with an empty bin.
+            allowed = (bytes, ValueError) if isinstance(record, bytes) else ValueError
+            assert isinstance(encoded, allowed), case.hex()
+        if isinstance(record, bytes):
+            accepted += 1
+            core.pack(record)
+    assert 0 < accepted < len(cases)
+    for size in (0, 1, len(core.unpack(packed[0])) - 1):
+        assert isinstance(attempt(core.pack, bytes(size)), ValueError)
+
+
+def check_events(core: Any, packed: list[bytes]) -> None:
+    class Clears:
+        """Takes its list's items away while they are being read."""
+
+        def __float__(self) -> float:
+            items.clear()
+            return 1.5
+
+    values = [0.0, -0.0, 1e-320, 1e300, -1e300, float("nan"), float("inf"), 7, True, 10**400, None, "1", b""]
+    steps = [None, 0, 1, -1, 2**63 - 1, -(2**63), 2**63, 1.5, "1"]
+    tags = ["", "x", "\0", "\ud800", "é\U0001f600", "t" * 10_000, None, b"x", 3]
+    odd: list[Any] = [(0, "x", value, 1, 0.0) for value in values]
+    odd += [(0, "x", 1.0, step, 0.0) for step in steps] + [(0, "x", 1.0, 1, value) for value in values]
+    odd += [
+        (kind, tag, payload, 1, 0.0) for kind in (0, 1) for tag in tags for payload in (1.0, packed[5], b"")
+    ]
+    odd += [(2, payload) for payload in (b"", b"x", bytes(70_000), "x", None, bytearray(3))]
+    odd += [
+        (),
+        (0,),
+        (2,),
+        (9, b""),
+        (-1, "x", 1.0, 1, 0.0),
+        ("0", "x", 1.0, 1, 0.0),
+        [0, "x", 1.0, 1, 0.0],
+        None,
+        3,
+    ]
+    odd += [(0, "x", 1.0, 1), (0, "x", 1.0, 1, 0.0, 0), (2**70, b""), (1, "x", memoryview(packed[0]), 1, 0.0)]
+    good = (0, "x", 1.0, 1, 0.0)
+    encodable = []
+    for item in odd:
+        alone = attempt(core.encode_events, [item])
+        together = attempt(core.encode_events, [good, item, good])
+        assert isinstance(alone, (bytes, *REFUSALS)) and type(together) is type(alone), item
+        if isinstance(alone, bytes):
+            encodable.append((item, alone))
+    assert 20 < len(encodable) < len(odd)
+    assert core.encode_events([item for item, _ in encodable]) == b"".join(alone for _, alone in encodable)
+    items: list[Any] = [(0, "y" * 40, Clears(), 1, 0.0), (1, "z" * 40, bytes(bytearray(packed[9])), 2, 0.0)]
+    assert len(core.encode_events(items)) > 100 and items == []
+    for size in (*range(70), 4099):
+        data = bytes(range(256)) * 17
+        assert core.masked_crc32c(data[:size]) == core.masked_crc32c(data[:size], portable=True)
+
+
+def main(path: str, fault: str) -> None:
+    core = load(path)
+    if fault == "overread":
+        array = np.ones(3000, np.float32)
+        core.summarize_one(array.ctypes.data, 3001, 1, 0, 1)
+    packed = check_summaries(core)
+    check_malformed(core, packed)
+    check_events(core, packed)
+    assert "torch" not in sys.modules
+    print("right")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2])
