@@ -154,9 +154,49 @@ def test_forked_children_have_a_pool_of_their_own():
     assert result.stdout == "done\n", result.stderr
 
 
+THREADS = """
+import os
+import torch
+from fastlog.native import core
+from fastlog.tensors import view_of
+
+torch.set_num_threads(3)
+values = torch.randn(400_000)
+row = view_of(values)[:4]
+expected = core.summarize_one(*row, 1)
+values.mul_(1.0)
+threads_of_torch = os.listdir("/proc/self/task")
+
+def summarize_until(enough, jobs=2000):
+    for _ in range(jobs):
+        assert core.summarize_one(*row, 3) == expected
+        if enough(os.listdir("/proc/self/task")):
+            return True
+    return False
+"""
+
+
+def test_the_threads_of_torch_are_used():
+    script = THREADS + 'assert summarize_until(lambda threads: threads == threads_of_torch)\nprint("done")'
+    result = run_python(script)
+    assert result.stdout == "done\n", result.stderr
+
+
+def test_own_threads_take_over_where_those_of_torch_come_late():
+    on_one_cpu = """
+cpu = min(os.sched_getaffinity(0))
+for thread in threads_of_torch:
+    os.sched_setaffinity(int(thread), {cpu})
+assert summarize_until(lambda threads: len(threads) == len(threads_of_torch) + 2)
+print("done")
+"""
+    result = run_python(THREADS + on_one_cpu)
+    assert result.stdout == "done\n", result.stderr
+
+
 # The extension by itself, which knows no torch.
 CORE_ALONE = f"""
-import sys
+import ctypes, sys
 from importlib.machinery import ExtensionFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 
@@ -164,6 +204,9 @@ loader = ExtensionFileLoader("_core", {core.__file__!r})
 core = module_from_spec(spec_from_loader("_core", loader))
 loader.exec_module(core)
 assert "torch" not in sys.modules
+values = ctypes.create_string_buffer(bytes(range(256)) * 4096)
+row = (ctypes.addressof(values), len(values), 13, 0)
+assert core.summarize_one(*row, 3) == core.summarize_one(*row, 1)
 print(core.cpu_path())
 """
 

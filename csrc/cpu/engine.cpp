@@ -131,7 +131,7 @@ class Call {
     for (std::size_t i = 0; i < views_.size(); ++i) {
       if (views_[i].count == 0) close(i, std::make_unique<Accumulator>(views_[i]));
     }
-    run_parallel(threads - 1, [this](int) { take_part(); });
+    run_parallel(threads - 1, [this] { take_part(); });
     return std::move(packed_);
   }
 

@@ -86,7 +86,7 @@ bool concurrent_calls_agree(const Tensors& tensors) {
 void race() {
   int shared = 0;
   std::atomic<int> arrived{0};
-  fastlog::cpu::run_parallel(1, [&](int) {
+  fastlog::cpu::run_parallel(1, [&] {
     arrived.fetch_add(1, std::memory_order_relaxed);
     while (arrived.load(std::memory_order_relaxed) < 2) std::this_thread::yield();
     ++shared;
