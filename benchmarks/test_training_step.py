@@ -107,7 +107,7 @@ def test_every_step(race: Race, tmp_path: Path, train: Callable[..., Training]) 
     steps = 3
     with open_writers(tmp_path) as writers:
         ours, plain = train(writers[OURS]), train()
-        race(ours.entrant(steps), {"no logging": plain.entrant(steps)}, rounds=8)
+        race(ours.entrant(steps), {"no logging": plain.entrant(steps)}, rounds=16)
         stats = writers[OURS].stats()
     assert same_weights(ours, plain)
     check_ours(tmp_path, ours)
@@ -130,7 +130,7 @@ def test_every_ten_steps(race: Race, tmp_path: Path, train: Callable[..., Traini
     steps = 10
     with open_writers(tmp_path) as writers:
         ours, plain = train(writers[OURS], log_every=10), train()
-        race(ours.entrant(steps), {"no logging": plain.entrant(steps)}, rounds=2, warm_up=False)
+        race(ours.entrant(steps), {"no logging": plain.entrant(steps)}, rounds=3)
         stats = writers[OURS].stats()
     assert same_weights(ours, plain)
     accounted = (ours.logging_seconds + stats["worker_cpu_seconds"]) / ours.steps_done
