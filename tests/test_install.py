@@ -299,7 +299,6 @@ run.finish()
 
 
 def test_wandb_syncs_what_we_write(tmp_path: Path) -> None:
-    pytest.importorskip("wandb")
     environment = {**os.environ, "WANDB_SILENT": "true", "HOME": str(tmp_path)}
     subprocess.run([sys.executable, "-c", WANDB, str(tmp_path)], check=True, env=environment, timeout=120)
     (record,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
