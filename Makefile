@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 NATIVE := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test lint format bench bench-report soak cuda-matrix docs clean
+.PHONY: demo test lint format bench bench-plain-sort bench-report soak cuda-matrix docs clean
 .DELETE_ON_ERROR:
 
 $(VENV)/torch.stamp:
@@ -33,9 +33,16 @@ bench: $(VENV)/bench.stamp
 	$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only \
 	  --benchmark-columns=median,iqr,rounds --benchmark-json=build/benchmarks.json $(ARGS)
 
-# docs/benchmarks.md and its plots from the last `make bench`
+# add_histogram once more where NumPy, and so tensorboardX, sorts without SIMD
+bench-plain-sort: $(VENV)/bench.stamp
+	mkdir -p build
+	NPY_DISABLE_CPU_FEATURES="X86_V3 X86_V4 AVX512_ICL AVX512_SPR" $(BIN)/python -m pytest \
+	  benchmarks/test_histogram_call.py --benchmark-enable --benchmark-only \
+	  --benchmark-columns=median,iqr,rounds --benchmark-json=build/benchmarks-plain-sort.json $(ARGS)
+
+# docs/benchmarks.md, its plots and README's table from the last `make bench bench-plain-sort`
 bench-report: $(VENV)/bench.stamp
-	$(BIN)/python benchmarks/report.py build/benchmarks.json docs
+	$(BIN)/python benchmarks/report.py build/benchmarks.json build/benchmarks-plain-sort.json
 
 # nvcc for every architecture; `make test` compiles for two
 cuda-matrix: $(VENV)/test.stamp

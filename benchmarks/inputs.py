@@ -35,8 +35,11 @@ class Input:
         return counts
 
     def warm(self) -> None:
-        """Reads every byte, to give everyone the cache in the same state."""
-        self.values.view(torch.uint8).numpy().view(np.uint32).max()
+        """Reads every byte by an operation of torch, as in training.
+
+        So everyone finds the cache, and torch's threads, in the same state.
+        """
+        self.values.view(torch.uint8).max()
 
 
 @lru_cache(maxsize=1)

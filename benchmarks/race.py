@@ -120,10 +120,10 @@ class Race:
         """How many times longer ``name`` took than ``to``."""
         return self.median(name) / self.median(to)
 
-    def paired_overhead(self, name: str) -> float:
-        """By how much fastlog took longer than ``name``, as a share: the median over the rounds."""
-        pairs = zip(self.times[OURS], self.times[name], strict=True)
-        return statistics.median(ours / theirs - 1 for ours, theirs in pairs)
+    def paired_overhead(self, over: str, name: str = OURS) -> float:
+        """By how much ``name`` took longer than ``over``, as a share: the median over the rounds."""
+        pairs = zip(self.times[name], self.times[over], strict=True)
+        return statistics.median(mine / theirs - 1 for mine, theirs in pairs)
 
     def note(self, **facts: Any) -> None:
         """Stores facts beside the times (sizes, dtypes: what the plots need)."""

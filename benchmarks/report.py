@@ -1,6 +1,6 @@
-"""Makes ``docs/benchmarks.md`` and its plots from the JSON that pytest-benchmark saves.
+"""Makes ``docs/benchmarks.md``, its plots and README's table from the JSON that pytest-benchmark saves.
 
-python benchmarks/report.py build/benchmarks.json docs
+python benchmarks/report.py build/benchmarks.json build/benchmarks-plain-sort.json
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from typing import Any
 
 import plots
 
+ROOT = Path(__file__).parents[1]
 OURS = "fastlog"
+IN_README = (OURS, "tensorboardX", "torch.utils.tensorboard")
 MATRIX = "one tensor: dtypes and sizes"
 CONTENTS = "one tensor: contents"
 PLOTS = {
@@ -149,7 +151,45 @@ def machine_text(data: dict[str, Any]) -> str:
     )
 
 
-def page(data: dict[str, Any], images: dict[str, str]) -> str:
+def plain_sort_text(plain_sort: dict[str, Any]) -> str:
+    return (
+        "## Where NumPy sorts without SIMD\n\n"
+        "tensorboardX counts with `np.histogram`, which sorts. NumPy does that with AVX-512 or AVX2 on the "
+        "CPUs and in the versions that have it, about twenty times faster than elsewhere. The same machine "
+        "with that switched off (`make bench-plain-sort`):\n\n" + race_table(plain_sort["benchmarks"]) + "\n"
+    )
+
+
+def readme_table(data: dict[str, Any], plain_sort: dict[str, Any]) -> str:
+    """What README shows: a whole step, and single calls."""
+
+    def row(group: str, case: str, title: str, source: dict[str, Any] = data) -> list[str]:
+        found = [b["extra_info"] for b in source["benchmarks"] if b["group"] == group]
+        (info,) = [info for info in found if info["case"] == case]
+        return [title, *(seconds(info["median_seconds"][name]) for name in IN_README)]
+
+    steps = [b["extra_info"].get("overhead") for b in data["benchmarks"] if b["group"] == "training step"]
+    (overhead,) = [found for found in steps if found]
+    million = "4,194,304 float32, 2 threads"
+    rows = [
+        ["a training step of the example, all weights and gradients"]
+        + [f"{100 * overhead[name]:+.1f} %" for name in IN_README],
+        row("add_scalar", "float", "`add_scalar`"),
+        row("add_histogram", "768 float32", "`add_histogram`, 768 values"),
+        row("add_histogram", million, "`add_histogram`, 4 M values"),
+        row("add_histogram", million, "the same where NumPy has no SIMD sort", plain_sort),
+    ]
+    return markdown_table(["", *IN_README], rows)
+
+
+def put_into_readme(table: str) -> None:
+    path = ROOT / "README.md"
+    begin, end = "<!-- benchmarks/report.py -->\n", "\n<!-- end -->"
+    before, rest = path.read_text(encoding="utf-8").split(begin)
+    path.write_text(before + begin + table + end + rest.split(end, 1)[1], encoding="utf-8")
+
+
+def page(data: dict[str, Any], plain_sort: dict[str, Any], images: dict[str, str]) -> str:
     """The page; ``images``: path of each group's plot."""
     groups: dict[str, list[Benchmark]] = {group: [] for group in TITLES}
     for benchmark in data["benchmarks"]:
@@ -179,23 +219,25 @@ def page(data: dict[str, Any], images: dict[str, str]) -> str:
         columns = {MATRIX: "values", CONTENTS: "content"}
         table = rate_table(benchmarks, columns[group]) if group in columns else race_table(benchmarks)
         parts.append(table + "\n")
-    return "\n".join(parts)
+    return "\n".join([*parts, plain_sort_text(plain_sort)])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("json", type=Path, help="what pytest --benchmark-json has saved")
-    parser.add_argument("docs", type=Path, help="where benchmarks.md and images/ go")
+    parser.add_argument("json", type=Path, help="what `make bench` has saved")
+    parser.add_argument("plain_sort", type=Path, help="what `make bench-plain-sort` has saved")
     args = parser.parse_args()
-    data = json.loads(args.json.read_text())
-    (args.docs / "images").mkdir(parents=True, exist_ok=True)
+    data, plain_sort = json.loads(args.json.read_text()), json.loads(args.plain_sort.read_text())
+    docs = ROOT / "docs"
+    (docs / "images").mkdir(parents=True, exist_ok=True)
     images = {}
     for group, plot in PLOTS.items():
         infos = [benchmark["extra_info"] for benchmark in data["benchmarks"] if benchmark["group"] == group]
         if infos:
             images[group] = f"images/benchmark_{plot.__name__}.svg"
-            plot(infos, args.docs / images[group])
-    (args.docs / "benchmarks.md").write_text(page(data, images), encoding="utf-8")
+            plot(infos, docs / images[group])
+    (docs / "benchmarks.md").write_text(page(data, plain_sort, images), encoding="utf-8")
+    put_into_readme(readme_table(data, plain_sort))
 
 
 if __name__ == "__main__":
