@@ -37,7 +37,6 @@ LAYERS = [
     "reference",
     "transfer",
     "summary",
-    "native",
     "signals",
     "async_queue",
     "queue_worker",
@@ -48,6 +47,7 @@ LAYERS = [
     "faults",
     "eager",
     "events",
+    "native",
     "_core",
     "_cuda",
 ]

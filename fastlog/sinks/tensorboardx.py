@@ -13,8 +13,8 @@ from typing import Any
 
 from tensorboardX.proto.event_pb2 import Event
 
-from fastlog._core import encode_events
 from fastlog.events import RAW, Item
+from fastlog.native import core
 from fastlog.sinks.base import InvalidItems, PartialWrite
 from fastlog.sinks.outputs import Output, open_output
 
@@ -103,7 +103,7 @@ class EventFileSink:
                     raise  # something else stands where the directory should be
         version = Event(wall_time=time.time(), file_version="brain.Event:2")
         try:
-            output.append(encode_events([(RAW, version.SerializeToString())]))
+            output.append(core.encode_events([(RAW, version.SerializeToString())]))
         except BaseException:
             output.abandon(delete=True)
             raise
@@ -133,7 +133,7 @@ class EventFileSink:
 
 def _encode(items: Sequence[Item], compact: bool) -> bytes:
     try:
-        return encode_events(items, compact)
+        return core.encode_events(items, compact)
     except MemoryError:
         raise
     except Exception as error:
@@ -143,7 +143,7 @@ def _encode(items: Sequence[Item], compact: bool) -> bytes:
 
 def _encodable(item: Item) -> bool:
     try:
-        encode_events([item])
+        core.encode_events([item])
     except Exception:
         return False
     return True
