@@ -24,6 +24,13 @@ from fastlog.sinks.base import InvalidItems, PartialWrite
 from fastlog.sinks.tensorboardx import EventFileSink
 
 
+@pytest.fixture(params=[True, False], ids=["stays open", "open for each write"], autouse=True)
+def stays_open(request, monkeypatch):
+    """Whether files stay open, or the process has so many of them that they do not."""
+    if not request.param:
+        monkeypatch.setattr(outputs.resource, "getrlimit", lambda _: (0, 0))
+
+
 def scalars(first: int, last: int) -> list:
     return [scalar(i) for i in range(first, last)]
 
@@ -238,6 +245,7 @@ def test_a_deleted_directory_is_said_and_made_again(tmp_path):
     assert steps_in(logdir) == [1]
 
 
+@pytest.mark.parametrize("stays_open", [True], indirect=True)
 def test_a_moved_directory_is_followed(tmp_path):
     sink = EventFileSink(str(tmp_path / "run"))
     sink.write([scalar(0)])
@@ -249,6 +257,7 @@ def test_a_moved_directory_is_followed(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("stays_open", [True], indirect=True)
 def test_a_descriptor_that_somebody_else_closed_and_reused_is_not_written_to(tmp_path):
     sink = EventFileSink(str(tmp_path / "run"))
     sink.write([scalar(0)])
@@ -264,6 +273,25 @@ def test_a_descriptor_that_somebody_else_closed_and_reused_is_not_written_to(tmp
     os.write(fd, b"still open")
     os.close(fd)
     os.close(other)
+
+
+@pytest.mark.parametrize("stays_open", [False], indirect=True)
+def test_a_file_that_another_one_has_replaced_is_not_written_to(tmp_path):
+    sink = EventFileSink(str(tmp_path / "run"))
+    sink.write([scalar(0)])
+    (path,) = files_in(tmp_path / "run")
+    descriptors = len(os.listdir("/proc/self/fd"))
+    path.rename(tmp_path / "moved")
+    path.write_bytes(b"precious")
+    sink.flush()
+    with pytest.raises(FileNotFoundError, match="was deleted"):
+        sink.write([scalar(1)])
+    assert path.read_bytes() == b"precious"
+    path.unlink()
+    sink.write([scalar(1)])
+    sink.close()
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert steps_in(tmp_path / "run") == [1]
 
 
 def test_items_that_cannot_be_encoded_are_named_and_nothing_is_written(tmp_path):

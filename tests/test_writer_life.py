@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import resource
 import subprocess
 import sys
 import threading
@@ -229,6 +230,25 @@ def test_many_sessions_do_not_keep_their_files_open(tmp_path: Path) -> None:
         writer.flush()
         assert len(os.listdir("/proc/self/fd")) <= descriptors + 2
     assert len(read(tmp_path)) == 50 * 4
+
+
+def test_thousands_of_files_leave_descriptors_to_the_program(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+    limit = 2 * (highest + 50)
+    tags = [f"tag{number}" for number in range(2 * limit)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    try:
+        with fastlog.SummaryWriter(tmp_path, on_error="raise") as writer:
+            for step in range(3):
+                writer.add_scalars("many", dict.fromkeys(tags, step), step)
+                writer.flush()
+                assert len(os.listdir("/proc/self/fd")) < 0.6 * limit
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    for tag in tags:
+        assert [event.step for path in files(tmp_path / "many" / tag) for event in events(path)] == [0, 1, 2]
+    assert len(files(tmp_path)) == 1 + len(tags)
 
 
 TAGS = [

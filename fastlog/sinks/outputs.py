@@ -6,7 +6,9 @@ import contextlib
 import errno
 import io
 import os
+import resource
 import struct
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 from tensorboardX.record_writer import REGISTERED_FACTORIES
@@ -68,12 +70,15 @@ class LocalOutput:
     """A local file, unbuffered: a killed process leaves whole records, a forked one writes none of ours.
 
     A write that fails is taken back to the last whole record. The file may be moved with its directory; one
-    that was deleted takes no more.
+    that was deleted takes no more. Where the process has used up half of the descriptors that it may have,
+    the file is open only while something is written: there may be thousands, and training needs some too.
     """
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._stays_open = limit == resource.RLIM_INFINITY or self._fd < limit // 2
         self._identity = _identity(self._fd)
         self._size = 0
         self.damaged = False
@@ -81,22 +86,39 @@ class LocalOutput:
 
     def append(self, records: bytes) -> None:
         """Adds framed records, in as few writes as the system allows."""
-        if not self._exists():
-            self.damaged = True
-            raise FileNotFoundError(errno.ENOENT, "the event file was deleted", self._path)
-        left = memoryview(records)
-        at = self._size
+        with self._opened():
+            if not self._exists():
+                self.damaged = True
+                raise FileNotFoundError(errno.ENOENT, "the event file was deleted", self._path)
+            left = memoryview(records)
+            at = self._size
+            try:
+                while left:
+                    done = os.pwrite(self._fd, left, at)
+                    left, at = left[done:], at + done
+            except OSError as error:
+                written, size = _whole_records(records, at - self._size)
+                self._take_back(self._size + size)
+                # Space comes back; of any other failure this file may never recover.
+                self.damaged |= error.errno not in (errno.ENOSPC, errno.EDQUOT)
+                raise PartialWrite(written, error) from error
+            self._size = at
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[None]:
+        """Opens the file where it does not stay open. One that was deleted stays closed."""
+        if self._fd < 0:
+            with contextlib.suppress(FileNotFoundError):
+                fd = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
+                if _identity(fd) == self._identity:
+                    self._fd = fd
+                else:
+                    os.close(fd)
         try:
-            while left:
-                done = os.pwrite(self._fd, left, at)
-                left, at = left[done:], at + done
-        except OSError as error:
-            written, size = _whole_records(records, at - self._size)
-            self._take_back(self._size + size)
-            # Space comes back; of any other failure this file may never recover.
-            self.damaged |= error.errno not in (errno.ENOSPC, errno.EDQUOT)
-            raise PartialWrite(written, error) from error
-        self._size = at
+            yield
+        finally:
+            if not self._stays_open:
+                self._close()
 
     def _exists(self) -> bool:
         try:
@@ -113,11 +135,14 @@ class LocalOutput:
 
     def sync(self) -> None:
         """fsync, the first time of the directory entry too."""
-        try:
-            os.fsync(self._fd)
-        except OSError:
-            self.damaged = True  # the system may have thrown the unwritten pages away
-            raise
+        with self._opened():
+            if self._fd < 0:
+                return
+            try:
+                os.fsync(self._fd)
+            except OSError:
+                self.damaged = True  # the system may have thrown the unwritten pages away
+                raise
         if not self._entry_synced:
             self._entry_synced = True
             with contextlib.suppress(OSError):
@@ -136,13 +161,16 @@ class LocalOutput:
 
     def abandon(self, delete: bool = False) -> None:
         """Closes without fsync."""
+        self._close()
+        if delete:
+            with contextlib.suppress(OSError):
+                os.unlink(self._path)
+
+    def _close(self) -> None:
         fd, self._fd = self._fd, -1
         with contextlib.suppress(OSError):
             if _identity(fd) == self._identity:
                 os.close(fd)
-        if delete:
-            with contextlib.suppress(OSError):
-                os.unlink(self._path)
 
     def __del__(self) -> None:
         if hasattr(self, "_identity"):
