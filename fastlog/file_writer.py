@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorboardX
 from tensorboardX.event_file_writer import EventFileWriter
+from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.writer import DummyFileWriter
 
 from fastlog.async_queue import AsyncQueue
 from fastlog.events import JOB, RAW, Item
+from fastlog.native import core
 from fastlog.sinks.base import Sink
 from fastlog.snapshots import as_float, as_int
 
 EVENT_BYTES = 200  # of Python objects around an event that waits
+_RECORD_HEADER, _RECORD_FOOTER = 12, 4  # bytes around an event
+
+# Where other tools (ClearML, tests with mocks) put themselves between tensorboardX and the file.
+_HOOKABLE = (
+    (tensorboardX.FileWriter, "add_summary"),
+    (tensorboardX.FileWriter, "add_event"),
+    (EventFileWriter, "add_event"),
+)
+
+
+def _hooked() -> bool:
+    # not by comparison with what was there at our import: a tool may have been earlier
+    return any(
+        getattr(getattr(owner, name), "__globals__", None) is not vars(sys.modules[owner.__module__])
+        for owner, name in _HOOKABLE
+    )
 
 
 def stamp(step: Any, walltime: Any) -> tuple[int | None, float]:
@@ -32,6 +51,25 @@ def stamp(step: Any, walltime: Any) -> tuple[int | None, float]:
     )
 
 
+class EventQueue:
+    """Where tensorboardX's ``EventFileWriter.add_event`` puts events."""
+
+    def __init__(self, queue: AsyncQueue, sink: Sink) -> None:
+        self._queue = queue
+        self._sink = sink
+
+    def put(self, event: Any) -> None:
+        """Enqueues an event proto (tensorboardX's or TensorBoard's), serialized now.
+
+        Raises:
+            TypeError: no event proto.
+        """
+        if not hasattr(event, "SerializeToString"):
+            raise TypeError(f"event must be an Event proto, not {type(event).__name__}")
+        data = event.SerializeToString()
+        self._queue.put(self._sink, (RAW, data), len(data) + EVENT_BYTES)
+
+
 class EventWriter(EventFileWriter):  # type: ignore[misc]
     """tensorboardX's ``EventFileWriter``, but fed through a queue.
 
@@ -41,24 +79,16 @@ class EventWriter(EventFileWriter):  # type: ignore[misc]
         sink: the file.
     """
 
+    _closed = False
+
     def __init__(self, logdir: str, queue: AsyncQueue, sink: Sink) -> None:
         self._queue = queue
         self._ev_writer = sink
+        self._event_queue = EventQueue(queue, sink)
 
     def get_logdir(self) -> str:
         """The directory of the event file."""
         return self._ev_writer.get_logdir()
-
-    def add_event(self, event: Any) -> None:
-        """Enqueues an event proto (tensorboardX's or TensorBoard's), serialized now.
-
-        Raises:
-            TypeError: no event proto.
-        """
-        if not hasattr(event, "SerializeToString"):
-            raise TypeError(f"event must be an Event proto, not {type(event).__name__}")
-        data = event.SerializeToString()
-        self.put((RAW, data), len(data))
 
     def put(self, item: Item, nbytes: int, first_to_go: bool = False, since: float | None = None) -> None:
         """Enqueues an item that holds ``nbytes`` besides its own objects; see ``AsyncQueue.put``."""
@@ -83,24 +113,28 @@ class FileWriter(tensorboardX.FileWriter):  # type: ignore[misc]
         queue: where events wait; shared by the writers of one ``SummaryWriter``.
         sink: the file.
         observed: someone besides the file wants to see every call (Comet): there is no ``direct`` way then.
+        compact: see ``SummaryWriter``; for events that another tool gets to see.
 
     Attributes:
         direct: ``(queue.put, sink)`` where an event needs nothing but its arguments, else None (inside
             ``use_metadata``).
     """
 
-    def __init__(self, queue: AsyncQueue, sink: Sink, observed: bool = False) -> None:
+    def __init__(self, queue: AsyncQueue, sink: Sink, observed: bool, compact: bool) -> None:
         # wandb's sync_tensorboard learns of log directories from a subclass that it leaves in this place.
         patched = tensorboardX.writer.EventFileWriter
         kind = EventWriter if patched is EventFileWriter else type("EventWriter", (patched, EventWriter), {})
         self.event_writer: EventWriter = kind(sink.get_logdir(), queue, sink)
         self._default_metadata: dict[str, Any] = {}
-        self._shortcut = None if observed else (queue.put, sink)
+        self._observed = observed
+        self._compact = compact
+        self._hooked = _hooked()
+        self._shortcut = None if observed or self._hooked else (queue.put, sink)
         self.direct: tuple[Callable[..., None], Sink] | None = self._shortcut
 
     def beside(self, sink: Sink) -> FileWriter:
         """A writer of another file on the same queue."""
-        return FileWriter(self.event_writer._queue, sink, self._shortcut is None)
+        return FileWriter(self.event_writer._queue, sink, self._observed, self._compact)
 
     def retire(self) -> None:
         """Closes the file when all that was logged to it is written. A later event opens a new one."""
@@ -110,7 +144,7 @@ class FileWriter(tensorboardX.FileWriter):  # type: ignore[misc]
             sink.close()
             return []
 
-        self.put((JOB, run, 0, False, f"closing the file in {sink.get_logdir()}"), 0)
+        self.event_writer.put((JOB, run, 0, False, f"closing the file in {sink.get_logdir()}"), 0)
 
     def stamp(self, step: Any, walltime: Any) -> tuple[int | None, float]:
         """Step and wall time of an event: the arguments, else ``use_metadata``'s, else None and now."""
@@ -122,15 +156,24 @@ class FileWriter(tensorboardX.FileWriter):  # type: ignore[misc]
         return stamp(step, walltime)
 
     def put(self, item: Item, nbytes: int, first_to_go: bool = False, since: float | None = None) -> None:
-        """Enqueues an item of :mod:`fastlog.events`; see ``EventWriter.put``."""
-        self.event_writer.put(item, nbytes, first_to_go, since)
+        """Enqueues an item of :mod:`fastlog.events`; see ``EventWriter.put``.
+
+        Where another tool has replaced one of tensorboardX's methods, the events go through these, at once.
+        """
+        if not self._hooked:
+            self.event_writer.put(item, nbytes, first_to_go, since)
+            return
+        for ready in item[1]() if item[0] == JOB else [item]:
+            record = core.encode_events([ready], self._compact)
+            event = Event.FromString(record[_RECORD_HEADER:-_RECORD_FOOTER])
+            if event.HasField("summary"):
+                self.add_summary(event.summary, event.step, event.wall_time)
+            else:
+                self.add_event(event, event.step, event.wall_time)
 
     def add_event(self, event: Any, step: Any = None, walltime: float | None = None) -> None:
         """Logs an ``Event`` proto; its own step stays if neither ``step`` nor ``use_metadata`` gives one."""
-        number, event.wall_time = self.stamp(step, walltime)
-        if number is not None:
-            event.step = number
-        self.event_writer.add_event(event)
+        super().add_event(event, *self.stamp(step, walltime))
 
     def add_summary(self, summary: Any, global_step: Any = None, walltime: float | None = None) -> None:
         """Logs a ``Summary`` proto, tensorboardX's or TensorBoard's."""

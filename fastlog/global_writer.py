@@ -14,6 +14,7 @@ import tensorboardX
 from fastlog.bad_values import BadValues
 from fastlog.eager import eager_methods
 from fastlog.events import JOB, Item
+from fastlog.file_writer import FileWriter
 from fastlog.writer import SummaryWriter
 
 _LOCK_SECS = 5.0  # a process that has the pipe for longer waits for a parent that is busy, or was killed
@@ -135,7 +136,9 @@ class SharedWriter(SummaryWriter):
         else:
             logdir, item, nbytes, first_to_go = message
             with self._guarded("GlobalSummaryWriter"):
-                self._sub_writer(logdir).put(item, nbytes, first_to_go)
+                writer = self._sub_writer(logdir)
+                if isinstance(writer, FileWriter):  # past what hooks the events: the child was hooked as well
+                    writer.event_writer.put(item, nbytes, first_to_go)
 
     def _start(self) -> None:
         super()._start()

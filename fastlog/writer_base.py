@@ -117,6 +117,7 @@ class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
             log_dir,
             comet_config,
         )
+        self.max_queue, self.flush_secs, self.filename_suffix = max_queue, flush_secs, filename_suffix
 
     def _start(self) -> None:
         self._lock = threading.RLock()
@@ -131,11 +132,15 @@ class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
     @property
     def log_dir(self) -> str | os.PathLike[str]:
         """torch.utils.tensorboard's name of ``logdir``."""
-        return self.logdir  # type: ignore[no-any-return]
+        return self.logdir
+
+    @log_dir.setter
+    def log_dir(self, logdir: str | os.PathLike[str]) -> None:  # subclasses assign it, as they can in torch
+        self.logdir = logdir
 
     def get_logdir(self) -> str | os.PathLike[str]:
         """The directory where event files are written."""
-        return self.logdir  # type: ignore[no-any-return]
+        return self.logdir
 
     def flush(self, timeout: float | None = None) -> None:
         """Returns when all that was logged before, by any thread, is in the file and fsynced.
@@ -143,6 +148,8 @@ class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
         Raises:
             TimeoutError: not within ``timeout`` seconds; says how much is left.
         """
+        for writer in self._foreign_writers():
+            writer.flush()
         if self._queue is not None:
             self._queue.flush(timeout)
         self._bad_values.warn()
@@ -154,7 +161,10 @@ class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
             timeout: seconds; what the disk does not take in time is dropped, counted and warned about.
         """
         with self._lock:
+            foreign_writers = self._foreign_writers()
             self.file_writer = self.all_writers = None
+        for writer in foreign_writers:
+            writer.close()
         if self._queue is not None:
             self._queue.close(timeout)
         self._bad_values.warn()
@@ -167,6 +177,11 @@ class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
         values could not be logged."""
         queue = self._queue
         return {**(queue.stats() if queue is not None else {}), "bad_values": self._bad_values.count}
+
+    def _foreign_writers(self) -> list[Any]:
+        """What a subclass has put into ``all_writers``: tensorboardX's and torch's writers flush it too."""
+        writers = list((self.all_writers or {}).values())
+        return [writer for writer in writers if not isinstance(writer, (FileWriter, NullFileWriter))]
 
     def _get_file_writer(self) -> FileWriter | NullFileWriter:
         """The writer of the main file; opened again where it was closed."""
@@ -188,7 +203,7 @@ class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
             self._queue = self._make_queue()
             self._queue.attach(self._sink)
             weakref.finalize(self, self._queue.close)
-        file_writer = FileWriter(self._queue, self._sink, self._comet_on)
+        file_writer = FileWriter(self._queue, self._sink, self._comet_on, self._compact)
         step, self.purge_step = self.purge_step, None  # once: a reopened writer must not hide its own events
         if step is not None:
             file_writer.add_event(Event(step=step, file_version="brain.Event:2"))

@@ -141,6 +141,30 @@ def test_torchs_file_writer_calls(tmp_path: Path) -> None:
     assert scalars(tmp_path) == [("s (1)", 3, 2.0), ("s (1)", 0, 2.0)]
 
 
+@pytest.mark.usefixtures("installed")
+def test_a_subclass_that_opens_torchs_files_itself(tmp_path: Path) -> None:
+    # written for torch: a copy of its add_scalars, with the differences that somebody needed
+    class Subclass(torch.utils.tensorboard.SummaryWriter):  # type: ignore[misc]
+        def add_scalars(self, main_tag: str, numbers: dict[str, float], step: Any = None) -> None:
+            for tag, number in numbers.items():
+                directory = f"{self._get_file_writer().get_logdir()}/{tag}"
+                if directory not in self.all_writers:
+                    self.all_writers[directory] = torch.utils.tensorboard.FileWriter(
+                        directory, self.max_queue, self.flush_secs, self.filename_suffix
+                    )
+                summary = torch.utils.tensorboard.summary.scalar(main_tag, number)
+                self.all_writers[directory].add_summary(summary, step)
+
+    writer = Subclass(log_dir=tmp_path)
+    writer.add_scalars("loss", {"a": 1.0}, 1)
+    writer.flush()
+    assert scalars(tmp_path) == [("loss", 1, 1.0)]
+    writer.add_scalars("loss", {"a": 2.0}, 2)
+    writer.close()
+    assert scalars(tmp_path) == [("loss", 1, 1.0), ("loss", 2, 2.0)]
+    assert writer.all_writers is None
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:transformers")
 @pytest.mark.filterwarnings("ignore:.*'pin_memory' argument is set as true:UserWarning")
 @pytest.mark.usefixtures("installed")

@@ -1,6 +1,7 @@
 """The calls that other people's code makes: signatures against tensorboardX and torch.utils.tensorboard."""
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -122,3 +123,26 @@ def test_attributes_of_both_libraries(tmp_path: Any) -> None:
         assert set(writer.all_writers) == {str(tmp_path / "run")}
         assert len(writer.default_bins) == 1549
         assert writer.scalar_dict == {}
+
+
+@pytest.mark.parametrize(
+    "library", [tensorboardX, torch.utils.tensorboard], ids=lambda library: library.__name__
+)
+def test_every_attribute_is_there_and_can_be_assigned(library: Any, tmp_path: Path) -> None:
+    with library.SummaryWriter(str(tmp_path / "theirs")) as theirs:
+        names = [name for name in vars(theirs) if not name.startswith("_")]
+        expected = {name: vars(theirs)[name] for name in names if "writer" not in name}
+    assert len(expected) >= 5
+
+    class Subclass(fastlog.SummaryWriter):
+        def __init__(self, log_dir: str) -> None:
+            self.log_dir = log_dir
+            super().__init__(log_dir=log_dir)
+            for name in names:
+                setattr(self, name, getattr(self, name))
+
+    with Subclass(str(tmp_path / "ours")) as ours:
+        ours.add_scalar("a", 1.0)
+        for name, value in expected.items():
+            assert getattr(ours, name) == value or name in ("logdir", "log_dir"), name
+    assert list((tmp_path / "ours").iterdir())
