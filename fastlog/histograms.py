@@ -1,14 +1,15 @@
-"""Histograms over bins other than the default ones: NumPy's counts, for any values."""
+"""Histograms over bins other than the default ones: NumPy's counts for any values, or fewer default bins."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, SupportsBytes
 
 import numpy as np
 from tensorboardX.proto.summary_pb2 import HistogramProto
 
-from fastlog.snapshots import as_int, take
+from fastlog.snapshots import Snapshot, as_int, take
+from fastlog.summary import EDGES, TensorSummary
 
 MAX_ESTIMATED_BINS = 65_536
 _MAX_BINS = 2**24
@@ -20,7 +21,7 @@ Bins = int | str | Array
 
 
 def checked_bins(bins: Any, max_bins: Any) -> tuple[Bins, int | None]:
-    """``bins`` as ``np.histogram`` takes it and ``max_bins``; copies edges.
+    """``bins`` as ``np.histogram`` takes it, or "tensorflow", and ``max_bins``; copies edges.
 
     Raises:
         TypeError: neither a number of bins, nor edges, nor a name.
@@ -30,7 +31,7 @@ def checked_bins(bins: Any, max_bins: Any) -> tuple[Bins, int | None]:
     if limit is not None and limit < 1:
         raise ValueError(f"max_bins must be at least 1, not {limit}")
     if isinstance(bins, str):
-        if bins not in _ESTIMATORS:
+        if bins not in _ESTIMATORS and bins != "tensorflow":
             raise ValueError(f"bins={bins!r} is none of 'tensorflow', {', '.join(sorted(_ESTIMATORS))}")
         return bins, limit
     array = take(bins, "bins").array()
@@ -47,6 +48,26 @@ def checked_bins(bins: Any, max_bins: Any) -> tuple[Bins, int | None]:
     return edges, limit
 
 
+def of_packed(packed: bytes | SupportsBytes, max_bins: int | None) -> tuple[HistogramProto, int, int]:
+    """The histogram of a packed summary with the default bins, and how many values are NaN and infinite."""
+    summary = TensorSummary.from_engine(bytes(packed))
+    counts = summary.counts.copy()
+    counts[0] += summary.underflow
+    counts[-1] += summary.overflow
+    counts, limits = _trim(*_merge(counts, EDGES, max_bins))
+    proto = summary.to_proto()
+    proto.bucket_limit[:] = limits.tolist() if summary.num_finite else []
+    proto.bucket[:] = counts.tolist() if summary.num_finite else []
+    return proto, summary.nan, summary.pos_inf + summary.neg_inf
+
+
+def of_snapshot(
+    values: Snapshot, bins: Bins, max_bins: int | None, warn: Callable[[str], None]
+) -> tuple[HistogramProto, int, int]:
+    """:func:`histogram` of a snapshot's array."""
+    return histogram(values.array(), bins, max_bins, warn)
+
+
 def histogram(
     values: Array, bins: Bins, max_bins: int | None, warn: Callable[[str], None]
 ) -> tuple[HistogramProto, int, int]:
@@ -58,7 +79,7 @@ def histogram(
 
     Args:
         values: any shape and real dtype.
-        bins: from :func:`checked_bins`. A named estimator makes at most 65,536 bins.
+        bins: from :func:`checked_bins`, but not "tensorflow". A named estimator makes at most 65,536 bins.
         warn: told when an estimator is held back.
     """
     values = values.astype(float).reshape(-1)

@@ -144,24 +144,32 @@ def json_copy(config: Any) -> Any:
         raise TypeError(f"config_dict: {error}") from error
 
 
-def embedding_labels(metadata: Any, header: Sequence[str] | None) -> list[Any] | None:
-    """The labels as strings: one for each point, or a row of them where there is a header.
+def take_labels(metadata: Any, header: Sequence[str] | None) -> list[Any] | Snapshot:
+    """The labels of points: as strings, a list for each point where there is a header. A tensor, or a list of
+    tensors, is not looked at yet."""
+    tensors = metadata if isinstance(metadata, (list, tuple)) and metadata else [metadata]
+    if all(isinstance(value, torch.Tensor) for value in tensors):
+        return take(metadata, "metadata")
+    return _label_strings(metadata, header)
 
-    Line breaks, which would shift all labels behind them, become spaces.
-    """
-    if metadata is None:
-        return None
+
+def _label_strings(metadata: Any, header: Sequence[str] | None) -> list[Any]:
+    # line breaks would shift all labels behind them
     if not header:
         return [_one_line(label) for label in listed(metadata, "metadata")]
     return [[_one_line(label) for label in listed(row, "metadata")] for row in listed(metadata, "metadata")]
 
 
-def check_embedding(shape: Sequence[int], labels: Sequence[Any] | None, images: Sequence[int] | None) -> None:
+def check_embedding(
+    shape: Sequence[int], labels: list[Any] | Snapshot | None, images: Sequence[int] | None
+) -> None:
     """Raises ValueError unless the points, their labels and their images fit each other and a sprite."""
     if len(shape) != 2:
         raise ValueError(f"mat has shape {tuple(shape)}; expected (points, dimensions)")
-    if labels is not None and len(labels) != shape[0]:
-        raise ValueError(f"metadata has {len(labels)} labels for {shape[0]} points")
+    if labels is not None:
+        labelled = labels.shape[:1] if isinstance(labels, Snapshot) else (len(labels),)
+        if labelled != (shape[0],):
+            raise ValueError(f"metadata has {sum(labelled)} labels for {shape[0]} points")
     if images is None:
         return
     if len(images) != 4 or images[0] != shape[0] or images[2] != images[3] or 0 in images:
@@ -179,12 +187,14 @@ def write_embedding(
     tag: str,
     step: int,
     points: Array,
-    labels: list[Any] | None,
+    labels: list[Any] | Snapshot | None,
     header: list[str] | None,
     images: Array | None,
 ) -> None:
     """Writes the projector's files to ``path``, which is below ``logdir``, and adds them to its
     configuration."""
+    if isinstance(labels, Snapshot):
+        labels = _label_strings(torch.from_numpy(labels.array()), header)
     os.makedirs(path, exist_ok=True)
     if labels is not None:
         embedding.make_tsv(labels, path, metadata_header=header)

@@ -10,7 +10,7 @@ from tensorboardX import summary as tbx
 from tensorboardX.utils import figure_to_image
 
 from fastlog import media
-from fastlog.snapshots import as_float, as_int, take
+from fastlog.snapshots import Snapshot, as_float, as_int, take
 from fastlog.tags import checked_tag, subdirectory
 from fastlog.writer_base import WriterBase, unless_comet
 
@@ -202,7 +202,7 @@ class MediaWriter(WriterBase):
 
         Args:
             mat: (points, dimensions).
-            metadata: a label, or a row of labels, for each point.
+            metadata: a label, or a row of labels, for each point; may be a tensor, or tensors.
             label_img: (points, channels, size, size) in [0, 1]; all of them in one sprite of at most 8192
                 pixels a side.
             metadata_header: names of the columns where ``metadata`` has rows.
@@ -215,7 +215,7 @@ class MediaWriter(WriterBase):
             points = take(mat, "mat")
             images = None if label_img is None else take(label_img, "label_img")
             header = None if metadata_header is None else media.listed(metadata_header, "metadata_header")
-            labels = media.embedding_labels(metadata, header)
+            labels = None if metadata is None else media.take_labels(metadata, header)
             media.check_embedding(points.shape, labels, None if images is None else images.shape)
             logdir = str(file_writer.get_logdir())
             path = subdirectory(logdir, f"{step:05}", self._encode(tag))
@@ -225,7 +225,8 @@ class MediaWriter(WriterBase):
                 media.write_embedding(logdir, path, tag, step, points.array(), labels, header, sprite)
                 return []
 
-            self._enqueue_job(place, [points, *([images] if images else [])], run, since)
+            parts = [part for part in (points, labels, images) if isinstance(part, Snapshot)]
+            self._enqueue_job(place, parts, run, since)
 
     @unless_comet
     def add_pr_curve(

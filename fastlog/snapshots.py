@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,19 @@ def take(value: Any, argument: str) -> Snapshot:
     return Snapshot(array)
 
 
+def take_one(value: Any, argument: str) -> Snapshot:
+    """:func:`take` for one number, of the kinds that :func:`as_float` takes.
+
+    Raises:
+        TypeError: not a real number.
+        ValueError: not exactly one element.
+    """
+    part = take(value if isinstance(value, torch.Tensor) else as_float(value, argument), argument)
+    if math.prod(part.shape) != 1:
+        raise ValueError(f"{argument} has shape {part.shape}; pass one element")
+    return part
+
+
 def as_float(value: Any, argument: str) -> float:
     """One number on the host as a float.
 
@@ -97,7 +111,10 @@ def as_float(value: Any, argument: str) -> float:
         one = _checked(value, argument)
         if one.numel() != 1:
             raise ValueError(f"{argument} has shape {tuple(one.shape)}; pass one element")
-        return float(one.item())
+        try:
+            return float(one.item())
+        except RuntimeError as error:
+            raise TypeError(f"{argument} has no values (in a torch.func transform?): {error}") from error
     array = take(value, argument).array()
     if array.size != 1:
         raise ValueError(f"{argument} has shape {array.shape}; pass one element")

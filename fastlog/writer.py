@@ -21,7 +21,7 @@ from fastlog.events import HISTOGRAM, JOB, RAW, SCALAR, Item
 from fastlog.file_writer import EVENT_BYTES
 from fastlog.media import use_tensor
 from fastlog.media_writer import MediaWriter
-from fastlog.snapshots import MAX_INT, as_float, take
+from fastlog.snapshots import MAX_INT, as_float, take, take_one
 from fastlog.summarize import pack_one
 from fastlog.summary import TensorSummary
 from fastlog.tags import checked_tag, subdirectory
@@ -191,7 +191,7 @@ class SummaryWriter(MediaWriter):
             bins: "tensorflow": TensorBoard's default bins, the fast way. Else what ``np.histogram`` takes,
                 and its result: a number of bins, edges (what is beyond them is not counted), or the name of
                 an estimator (at most 65,536 bins, with a warning).
-            max_bins: adds up neighbouring bins until there are about as many; as slow as other bins.
+            max_bins: adds up neighbouring bins until there are about as many.
 
         Raises:
             TypeError: strings, complex or quantised values, no values; says what to pass instead.
@@ -200,10 +200,8 @@ class SummaryWriter(MediaWriter):
         name = self._name(tag)
         file_writer = self._get_file_writer()
         step, wall_time = file_writer.stamp(global_step, walltime)
-        if not isinstance(bins, str) or bins != "tensorflow":
+        if not isinstance(bins, str) or bins != "tensorflow" or max_bins is not None:
             self._add_binned(name, values, step, wall_time, bins, max_bins)
-        elif max_bins is not None:
-            self._add_binned(name, values, step, wall_time, self.default_bins, max_bins)
         else:
             with self._guarded(f"add_histogram({name!r})") as since:
                 packed = values.to_packed() if type(values) is TensorSummary else pack_one(values, "values")
@@ -225,16 +223,20 @@ class SummaryWriter(MediaWriter):
         checked, limit = histograms.checked_bins(bins, max_bins)
         bad_values = self._bad_values
         with self._guarded(place) as since:
-            part = take(values, "values")
-            num = math.prod(part.shape)
+            if isinstance(checked, str) and checked == "tensorflow":
+                packed = values.to_packed() if type(values) is TensorSummary else pack_one(values, "values")
+                parts = []
+                count = functools.partial(histograms.of_packed, packed, limit)
+            else:
+                parts = [take(values, "values")]
+                tell = functools.partial(bad_values.tell, f"{place} bins")
+                count = functools.partial(
+                    histograms.of_snapshot, parts[0], checked, limit, lambda text: tell(f"{place}: {text}")
+                )
 
             def run() -> list[Item]:
-                proto, nan, inf = histograms.histogram(
-                    part.array(),
-                    checked,
-                    limit,
-                    lambda text: bad_values.tell(f"{place} bins", f"{place}: {text}"),
-                )
+                proto, nan, inf = count()
+                num = int(proto.num)
                 event = Event(
                     step=step,
                     wall_time=wall_time,
@@ -243,7 +245,7 @@ class SummaryWriter(MediaWriter):
                 odd = _oddities(bad_values, name, num, nan, inf, step, wall_time)
                 return [(RAW, event.SerializeToString()), *odd] if num else odd
 
-            self._enqueue_job(place, [part], run, since)
+            self._enqueue_job(place, parts, run, since)
 
     @unless_comet
     def add_histogram_raw(
@@ -270,13 +272,12 @@ class SummaryWriter(MediaWriter):
         place = f"add_histogram_raw({tag!r})"
         with self._guarded(place) as since:
             moments = {"min": min, "max": max, "num": num, "sum": sum, "sum_squares": sum_squares}
-            numbers = [as_float(value, argument) for argument, value in moments.items()]
-            parts = [take(bucket_limits, "bucket_limits"), take(bucket_counts, "bucket_counts")]
-            if parts[0].shape != parts[1].shape or len(parts[0].shape) != 1:
+            numbers = [take_one(value, argument) for argument, value in moments.items()]
+            rows = [take(bucket_limits, "bucket_limits"), take(bucket_counts, "bucket_counts")]
+            if rows[0].shape != rows[1].shape or len(rows[0].shape) != 1:
                 raise ValueError("bucket_limits and bucket_counts must be rows of one length")
-            self._enqueue_summary(
-                place, parts, functools.partial(_histogram_raw, tag, numbers), global_step, walltime, since
-            )
+            encode = functools.partial(_histogram_raw, tag)
+            self._enqueue_summary(place, [*numbers, *rows], encode, global_step, walltime, since)
 
     def add_hparams(
         self,
@@ -388,7 +389,6 @@ def _oddities(
     ]
 
 
-def _histogram_raw(
-    tag: str, moments: list[float], limits: np.ndarray[Any, Any], counts: np.ndarray[Any, Any]
-) -> Any:
-    return tbx.histogram_raw(tag, *moments, limits.tolist(), counts.tolist())
+def _histogram_raw(tag: str, *parts: np.ndarray[Any, Any]) -> Any:
+    *moments, limits, counts = parts
+    return tbx.histogram_raw(tag, *(float(one.item()) for one in moments), limits.tolist(), counts.tolist())

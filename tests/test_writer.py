@@ -148,6 +148,12 @@ WRONG_USE: dict[str, Calls] = {
     "scalar_value complex": lambda w: w.add_scalar("t", 1j),
     "scalar_value of a complex tensor": lambda w: w.add_scalar("t", torch.tensor(1j)),
     "scalar_value of a meta tensor": lambda w: w.add_scalar("t", torch.ones(1, device="meta")),
+    "scalar_value in a function transform": lambda w: torch.func.vmap(lambda x: w.add_scalar("t", x))(
+        torch.ones(3)
+    ),
+    "img_tensor in a function transform": lambda w: torch.func.vmap(lambda x: w.add_image("t", x))(
+        torch.ones(2, 3, 4, 4)
+    ),
     "values of strings": lambda w: w.add_histogram("t", ["a", "b"]),
     "values of strings, binned": lambda w: w.add_histogram("t", np.array(["a"]), bins=3),
     "values of objects": lambda w: w.add_histogram("t", np.array([None])),

@@ -145,3 +145,28 @@ def test_one_warning_per_tag(tmp_path: Path) -> None:
         warnings.simplefilter("always")
         log(tmp_path, lambda w: [w.add_histogram(tag, [math.nan], step) for tag in "ab" for step in range(3)])
     assert sorted(str(w.message)[:18] for w in said) == ["add_histogram('a')", "add_histogram('b')"]
+
+
+@pytest.mark.parametrize("max_bins", [1, 7, 100, 1547, 5000])
+def test_fewer_default_bins_count_every_value(max_bins: int, tmp_path: Path) -> None:
+    data = np.random.default_rng(3).standard_normal(5000)
+    odd = np.concatenate([data, [1e25, -1e30, np.nan, np.inf]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", fastlog.FastlogWarning)
+        found = log(
+            tmp_path,
+            lambda w: (
+                w.add_histogram("plain", data, max_bins=max_bins),
+                w.add_histogram("summary", fastlog.summarize(data), max_bins=max_bins),
+                w.add_histogram("odd", odd, max_bins=max_bins),
+            ),
+        )
+        edges = fastlog.SummaryWriter(tmp_path, write_to_disk=False).default_bins
+    expected = make_histogram_for_tensorboard(data, np.array(edges), max_bins)
+    plain = found["plain"].histo
+    assert (plain.bucket_limit, plain.bucket) == (expected.bucket_limit, expected.bucket)
+    assert plain.num == 5000 and plain.sum == pytest.approx(data.sum())
+    assert found["summary"].histo == plain
+    assert sum(found["odd"].histo.bucket) == 5002  # those beyond the edges are in the end buckets
+    assert found["odd"].histo.num == 5004
+    assert (found["odd/nan"].simple_value, found["odd/inf"].simple_value) == (1, 1)
