@@ -11,11 +11,16 @@ import pytest
 import tensorboardX
 import torch
 from google.protobuf.json_format import MessageToDict
+from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
 import fastlog
 
 Calls = Callable[[Any], object]
+OPENVINO = """<net>
+  <layers> <layer id="0" name="in" type="Parameter"/> <layer id="1" name="out" type="ReLU"/> </layers>
+  <edges> <edge from-layer="0" to-layer="1"/> </edges>
+</net>"""
 rng = np.random.default_rng(0)
 PIXELS = rng.random((3, 8, 9))
 BATCH = torch.from_numpy(rng.integers(0, 255, (5, 3, 6, 4), dtype=np.uint8))
@@ -151,6 +156,10 @@ SAME: dict[str, Calls] = {
         "one",
         rescale=0.5,
     ),
+    "add_figure": lambda w: (
+        w.add_figure("figure", drawing(), 7, True, 1234.5),
+        w.add_figure("figures", [drawing(), drawing()], 7, False, 1234.5),
+    ),
     "add_text": lambda w: w.add_text("some (text)", "**ü** 😀\n", **AT),
     "add_pr_curve": lambda w: w.add_pr_curve("pr (x)", LABELS, torch.from_numpy(SCORES), **AT),
     "add_pr_curve with weights": lambda w: w.add_pr_curve(
@@ -199,6 +208,12 @@ SAME_BUT_FOR_THE_TIME: dict[str, Calls] = {
 }
 
 
+def drawing() -> Figure:
+    figure = Figure((1, 1))
+    figure.subplots().plot([1, 2, 0])
+    return figure
+
+
 def with_metadata(writer: Any) -> None:
     with writer.use_metadata(global_step=17, walltime=13.0):
         writer.add_scalar("a", 0.1)
@@ -219,3 +234,8 @@ def test_reads_back_as_from_tensorboardX(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", SAME_BUT_FOR_THE_TIME)
 def test_reads_back_as_from_tensorboardX_but_for_the_time(name: str, tmp_path: Path) -> None:
     assert_same(tmp_path, SAME_BUT_FOR_THE_TIME[name], times=False)
+
+
+def test_openvino_graph_reads_back_as_from_tensorboardX(tmp_path: Path) -> None:
+    (tmp_path / "net.xml").write_text(OPENVINO)
+    assert_same(tmp_path, lambda w: w.add_openvino_graph(str(tmp_path / "net.xml")), times=False)

@@ -136,6 +136,11 @@ def test_finetune_bert_logs_what_tensorboardx_logs(tmp_path: Path) -> None:
     for logger in ("no logging", "fastlog", "tensorboardX", "torch.utils.tensorboard"):
         assert re.search(rf"^{logger} +[0-9.]+ ms", output, re.MULTILINE), output
 
+    size, their_size = (
+        sum(path.stat().st_size for path in (tmp_path / logger).rglob("events*"))
+        for logger in ("fastlog", "tensorboardX")
+    )
+    assert 2 * size <= their_size
     ours, theirs = read(tmp_path / "fastlog"), read(tmp_path / "tensorboardX")
     tags = ours.Tags()
     assert tags["histograms"] == theirs.Tags()["histograms"] and len(tags["histograms"]) == 2 * 105
