@@ -120,10 +120,14 @@ class Race:
         """How many times longer ``name`` took than ``to``."""
         return self.median(name) / self.median(to)
 
-    def paired_overhead(self, over: str, name: str = OURS) -> float:
-        """By how much ``name`` took longer than ``over``, as a share: the median over the rounds."""
-        pairs = zip(self.times[name], self.times[over], strict=True)
-        return statistics.median(mine / theirs - 1 for mine, theirs in pairs)
+    def paired_overhead(self, name: str, of: str = OURS) -> float:
+        """By how much ``of`` took longer than ``name``, as a share: the median over the rounds."""
+        pairs = zip(self.times[of], self.times[name], strict=True)
+        return statistics.median(longer / shorter - 1 for longer, shorter in pairs)
+
+    def overheads(self, name: str) -> dict[str, float]:
+        """The ``paired_overhead`` over ``name`` of everyone else."""
+        return {of: self.paired_overhead(name, of) for of in self.times if of != name}
 
     def note(self, **facts: Any) -> None:
         """Stores facts beside the times (sizes, dtypes: what the plots need)."""

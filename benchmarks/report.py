@@ -28,6 +28,9 @@ PLOTS = {
 }
 TITLES = {  # in the order of the page
     "training step": "A whole training step",
+    "watching a model": "Watching a model: a logged step",
+    "watching a model: steps between": "Watching a model: a step that is not logged",
+    "watching a model: a budget": "Watching a model: a budget",
     "add_histogram": "`add_histogram`, on the calling thread",
     "add_scalar": "`add_scalar`, on the calling thread",
     "worker": "The worker",
@@ -51,6 +54,10 @@ NOTES = {
     "over a range that they are told.",
     "a model in one call": "The weights of a pretrained BERT.",
     "training step": "A pretrained BERT on movie reviews, batch 32; `flush()` is part of the time.",
+    "watching a model": "One training step with AdamW, all weights and gradients logged, all written at its"
+    " end. What logging adds to the step without, as the median over the rounds, and its time.",
+    "watching a model: steps between": "The hooks alone, for as many tensors as the two models above have.",
+    "watching a model: a budget": "Time of one step. A model that is small in work and large in values.",
     "worker": "Time per event until all is in the file and synced; for the Python loop, time of one step.",
     "growth: number of tensors": "The same values in one `summarize` call, in ever more tensors.",
     "growth: dtype": "All in one call of the default thread count.",
@@ -122,6 +129,22 @@ def race_table(benchmarks: Sequence[Benchmark]) -> str:
     return markdown_table(
         ["", *names], ([case, *(cell(info, n) for n in names)] for case, info in races.items())
     )
+
+
+def overhead_table(benchmarks: Sequence[Benchmark]) -> str:
+    """What each adds to a step, by the case."""
+    infos = {b["extra_info"]["case"]: b["extra_info"] for b in benchmarks}
+    plain = {case: (set(i["median_seconds"]) - set(i["overheads"])).pop() for case, i in infos.items()}
+    names = list(dict.fromkeys(name for info in infos.values() for name in info["median_seconds"]))
+
+    def cell(case: str, name: str) -> str:
+        info = infos[case]
+        if name not in info["median_seconds"]:
+            return ""
+        time = seconds(info["median_seconds"][name])
+        return time if name == plain[case] else f"{100 * info['overheads'][name]:+.1f} % ({time})"
+
+    return markdown_table(["", *infos], [[name, *(cell(case, name) for case in infos)] for name in names])
 
 
 def rate_table(benchmarks: Sequence[Benchmark], column: str) -> str:
@@ -217,7 +240,12 @@ def page(data: dict[str, Any], plain_sort: dict[str, Any], images: dict[str, str
         if group in images:
             parts.append(f"![{TITLES[group]}]({images[group]})\n")
         columns = {MATRIX: "values", CONTENTS: "content"}
-        table = rate_table(benchmarks, columns[group]) if group in columns else race_table(benchmarks)
+        if group in columns:
+            table = rate_table(benchmarks, columns[group])
+        elif "overheads" in benchmarks[0]["extra_info"]:
+            table = overhead_table(benchmarks)
+        else:
+            table = race_table(benchmarks)
         parts.append(table + "\n")
     return "\n".join([*parts, plain_sort_text(plain_sort)])
 

@@ -110,6 +110,11 @@ def _readable(tensor: torch.Tensor, name: str) -> tuple[torch.Tensor, int]:
     return tensor, code
 
 
+def is_packed(tensor: torch.Tensor) -> bool:
+    """Whether it is of a class that holds quantised values, packed."""
+    return type(tensor).__module__.split(".")[0] in ("bitsandbytes", "torchao")
+
+
 def plain_tensor(tensor: torch.Tensor, name: str) -> torch.Tensor:
     """A tensor subclass as the plain tensor that shares its data.
 
@@ -117,7 +122,7 @@ def plain_tensor(tensor: torch.Tensor, name: str) -> torch.Tensor:
         TypeError: its bytes are not its values (packed quantised weights; distributed, fake, nested tensors).
     """
     kind = type(tensor)
-    if kind.__module__.split(".")[0] in ("bitsandbytes", "torchao"):
+    if is_packed(tensor):
         raise TypeError(
             f"{name}: {kind.__name__} holds packed quantised weights, whose bytes mean nothing by themselves;"
             " pass the dequantised tensor"

@@ -8,6 +8,7 @@ import runpy
 import sys
 from collections import defaultdict
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import pytest
@@ -53,7 +54,7 @@ class Witness(Trainer):
         optimizer = super().create_optimizer(*args)
         step = optimizer.step
 
-        def watched(*args: Any, **kwargs: Any) -> Any:
+        def watched(_: Any, *args: Any, **kwargs: Any) -> Any:
             named = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
             number = self.state.global_step + 1
             self.gradients[number] = {n: p.grad.clone() for n, p in named if p.grad is not None}
@@ -61,7 +62,7 @@ class Witness(Trainer):
             self.weights[number] = {n: p.detach().clone() for n, p in named}
             return result
 
-        optimizer.step = watched
+        optimizer.step = MethodType(watched, optimizer)  # learning rate schedulers want a method
         return optimizer
 
 
@@ -138,10 +139,18 @@ def test_gradients_carry_the_step_of_their_loss(tmp_path: Path, accumulation: in
 def test_all_that_the_tensorboard_callback_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same tags, steps and values as TensorBoardCallback's, which runs beside it."""
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "theirs"))
+    of_arguments = (
+        {"logging_dir": str(tmp_path / "theirs")} if hasattr(TrainingArguments, "logging_dir") else {}
+    )
     trainer = Trainer(
         model=tiny_bert(),
         args=arguments(
-            tmp_path, report_to="tensorboard", eval_strategy="steps", eval_steps=3, logging_first_step=True
+            tmp_path,
+            report_to="tensorboard",
+            eval_strategy="steps",
+            eval_steps=3,
+            logging_first_step=True,
+            **of_arguments,
         ),
         train_dataset=Tokens(),
         eval_dataset=Tokens(),
@@ -203,22 +212,48 @@ def test_own_writer_every_and_first_step(tmp_path: Path) -> None:
     assert set(events.Tags()["histograms"]) == {"gradients/classifier.weight", "gradients/classifier.bias"}
 
 
-def test_hyperparameter_trials_have_folders_of_their_own(tmp_path: Path) -> None:
-    trainer = Trainer(
+@pytest.mark.parametrize("hp_name", [None, lambda trial: f"lr-{trial['learning_rate']}"])
+def test_hyperparameter_trials_have_folders_of_their_own(tmp_path: Path, hp_name: Any) -> None:
+    """As ``hyperparameter_search`` runs them; the second fails, and the third does not go on in its file."""
+    trainer = Witness(
         model=tiny_bert(),
-        args=arguments(tmp_path, max_steps=2),
+        args=arguments(tmp_path, max_steps=2, logging_steps=1),
         train_dataset=Tokens(),
-        callbacks=[FastLogCallback(log="gradients")],
+        callbacks=[FastLogCallback(log="gradients", logdir=tmp_path / "logs")],
     )
-    trainer.state.is_hyper_param_search = True
-    callback = next(c for c in trainer.callback_handler.callbacks if isinstance(c, FastLogCallback))
-    for name in ("run-0", "run-1"):
-        trainer.state.trial_name = name
-        callback.on_train_begin(trainer.args, trainer.state, trainer.control, model=trainer.model)
-        callback.on_log(trainer.args, trainer.state, trainer.control, logs={"loss": 0.5})
-        callback.on_train_end(trainer.args, trainer.state, trainer.control)
-    found = {path.parent.name for path in tmp_path.glob("runs/*/run-*/events*")}
-    assert found == {"run-0", "run-1"}
+    trainer.hp_name = hp_name
+    trainer.train(trial={"learning_rate": 0.1})
+    trainer.model_init = trainer.optimizer = None
+    trainer.train_dataset = [{"input_ids": torch.zeros(6, dtype=torch.long), "labels": 10**6}] * 2
+    with pytest.raises(IndexError):
+        trainer.train(trial={"learning_rate": 0.2})
+    trainer.train_dataset = Tokens()
+    trainer.train(trial={"learning_rate": 0.3})
+    names = ["run-0", "run-1", "run-2"] if hp_name is None else ["lr-0.1", "lr-0.2", "lr-0.3"]
+    assert sorted(path.name for path in (tmp_path / "logs").iterdir()) == names
+    for name in (names[0], names[2]):
+        events = read(tmp_path / "logs" / name)
+        assert [event.step for event in events.Scalars("train/loss")] == [1, 2]
+        assert [event.step for event in events.Scalars("grad_norm/global")] == [1, 2]
+
+
+def test_an_evaluation_before_does_not_keep_a_resumed_training_from_hiding(tmp_path: Path) -> None:
+    def trainer(steps: int) -> Trainer:
+        return Trainer(
+            model=tiny_bert(),
+            args=arguments(tmp_path, save_strategy="steps", save_steps=2, max_steps=steps, logging_steps=1),
+            train_dataset=Tokens(),
+            eval_dataset=Tokens(),
+            callbacks=[FastLogCallback(logdir=tmp_path / "logs", log=())],
+        )
+
+    trainer(4).train()
+    resumed = trainer(3)
+    resumed.evaluate()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    events = read(tmp_path / "logs")
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3]
+    assert [event.step for event in events.Scalars("eval/loss")] == [0]
 
 
 def test_only_the_first_process_logs(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from watch_oracle import (
     writer,
 )
 
+from fastlog.faults import FastlogWarning
 from fastlog.watching import watch
 from fastlog.writer import SummaryWriter
 
@@ -141,28 +142,55 @@ def test_weights_of_other_dtypes(tmp_path: Path, writer: SummaryWriter, dtype: t
     expected.assert_logged(tmp_path)
 
 
-def test_optimizers_that_keep_codes_are_left_alone(tmp_path: Path, writer: SummaryWriter) -> None:
-    """The state of 8-bit optimizers is bytes that mean nothing without their scales."""
-
-    class EightBit(torch.optim.SGD):
-        def step(self, closure: Any = None) -> None:
-            super().step()
-            for group in self.param_groups:
-                for param in group["params"]:
-                    self.state[param] = {
-                        "step": 1,
-                        "state1": torch.zeros_like(param, dtype=torch.uint8),
-                        "absmax1": torch.ones(1),
-                    }
-
-    model = Net()
-    optimizer = EightBit(model.parameters(), lr=0.1)
-    watch(model, writer, optimizer, every=1, log=("gradients", "optimizer_state"))
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", ["AdamW8bit", "Lion8bit"])
+def test_eight_bit_optimizers(tmp_path: Path, writer: SummaryWriter, name: str) -> None:
+    """Theirs are codes for large tensors, which are left out, and floats for small ones."""
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 900, bias=False))
+    layers = {"0": ["0.weight", "0.bias"], "1": ["1.weight"]}
+    optimizer = getattr(bitsandbytes.optim, name)(model.parameters(), lr=1e-2)
+    watch(model, writer, optimizer, every=2, log=("weights", "gradients", "updates", "optimizer_state"))
     expected = Expected()
-    for step in range(2):
-        optimizer.zero_grad()
-        loss_of(model).backward()
-        expected.add(step, "gradients", "grad", gradients(model), LAYERS)
-        optimizer.step()
+    with pytest.warns(FastlogWarning, match=r"optimizer state in codes, as of 1\.weight") as caught:
+        for step in range(5):
+            optimizer.zero_grad()
+            model(torch.randn(4, 6)).square().mean().backward()
+            grads, before = gradients(model), weights(model)
+            optimizer.step()
+            if step % 2 == 0:
+                after = weights(model)
+                expected.add(step, "gradients", "grad", grads, layers)
+                expected.add(step, "weights", "weight", after, layers)
+                updates = {name: copy(after[name] - before[name]) for name in after}
+                assert all(update.any() for update in updates.values())
+                expected.add(step, "updates", "update", updates, layers)
+                expected.add_ratios(step, after, updates, layers)
+                state = optimizer.state[model[1].weight]
+                assert state["state1"].dtype == torch.uint8
+                for key in {"state1", "state2"} & state.keys():
+                    small = {f"0.{n}": optimizer.state[p][key] for n, p in model[0].named_parameters()}
+                    expected.add(step, key, key, small, layers)
+    assert len(caught) == 1
     writer.close()
     expected.assert_logged(tmp_path)
+
+
+def test_optimizer_state_in_packed_tensors(tmp_path: Path, writer: SummaryWriter) -> None:
+    """As torchao keeps it: it looks like floats."""
+
+    class State(torch.Tensor):
+        __module__ = "torchao.optim"
+
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for param in model.parameters():
+        optimizer.state[param] = {"exp_avg": torch.zeros_like(param).as_subclass(State)}
+    watch(model, writer, optimizer, every=1, log="optimizer_state")
+    with pytest.warns(FastlogWarning, match=r"optimizer state in codes, as of embed\.weight") as caught:
+        for _ in range(2):
+            loss_of(model).backward()
+            optimizer.step()
+    assert len(caught) == 1
+    writer.close()
+    assert not read(tmp_path).Tags()["scalars"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from watch_oracle import Net, gradients, loss_of, one_thread, read, writer
+from watch_oracle import Net, gradients, loss_of, one_thread, read, steps, train, writer
 
 import fastlog.watching.watcher
 from fastlog.faults import FastlogWarning
@@ -19,17 +19,6 @@ from fastlog.watching.select import layer_of
 from fastlog.writer import SummaryWriter
 
 __all__ = ["one_thread", "writer"]  # fixtures
-
-
-def steps(logdir: Path, tag: str = "grad_norm/global") -> list[int]:
-    return [event.step for event in read(logdir).Scalars(tag)]
-
-
-def train(model: nn.Module, optimizer: torch.optim.Optimizer, count: int) -> None:
-    for _ in range(count):
-        optimizer.zero_grad()
-        loss_of(model).backward()
-        optimizer.step()
 
 
 def test_a_resumed_optimizer_says_where_training_was_left(tmp_path: Path) -> None:
@@ -280,108 +269,3 @@ def test_wrong_use_raises_at_once(
     with pytest.raises(error, match=match):
         watch(**{**arguments, **change})
     assert not any(module._forward_hooks for module in model.modules())
-
-
-class FakeTime:
-    """A training step takes 1 s, summarising takes ``cost``; no other time passes."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, cost: float) -> None:
-        self.now, self.cost, self.logged = 100.0, cost, 0.0
-        pack_many = fastlog.watching.watcher.pack_many
-
-        def slow(*args: Any) -> Any:
-            self.now += self.cost / 2  # twice a step: before it and after it
-            self.logged += self.cost / 2
-            return pack_many(*args)
-
-        monkeypatch.setattr(fastlog.watching.watcher, "pack_many", slow)
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.mark.parametrize("every", [1, 7])
-def test_the_budget_is_kept(
-    tmp_path: Path, writer: SummaryWriter, monkeypatch: pytest.MonkeyPatch, every: int
-) -> None:
-    """Logging that would cost 30 % of each step settles at 1 %, and pays back what it took before."""
-    model = nn.Linear(2, 2)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    clock = FakeTime(monkeypatch, cost=0.3)
-    watcher = watch(model, writer, optimizer, every=every, budget=0.01, clock=clock, histograms=False)
-    with pytest.warns(FastlogWarning, match=r"fastlog\.watch: .*stay within 1\.0%") as caught:
-        for step in range(1000):
-            clock.now += 1.0
-            optimizer.zero_grad()
-            model(torch.ones(2)).sum().backward()
-            optimizer.step()
-            if step == 499:
-                share_so_far = clock.logged / 500
-                assert watcher.every == -(-30 // every) * every
-    assert len(caught) == 1, "said once"
-    assert share_so_far <= 0.0105
-    assert clock.logged / 1000 <= 0.01 + 0.3 / 1000
-    writer.close()
-    events = read(tmp_path)
-    overheads = [event.value for event in events.Scalars("fastlog/overhead")]
-    assert overheads[0] == pytest.approx(0.3 / every) and overheads[-1] <= 0.01 + 1e-9
-    assert [event.value for event in events.Scalars("fastlog/every")][-1] == watcher.every
-    assert all(step % every == 0 for step in steps(tmp_path))
-
-
-def test_the_budget_shrugs_off_pauses_and_follows_changes(
-    tmp_path: Path, writer: SummaryWriter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = nn.Linear(2, 2)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    clock = FakeTime(monkeypatch, cost=0.1)
-    watcher = watch(model, writer, optimizer, every=5, budget=0.01, clock=clock, histograms=False)
-
-    def run(count: int, pause: float = 0.0) -> None:
-        for step in range(count):
-            clock.now += 1.0 + (pause if step % 90 == 0 else 0.0)
-            optimizer.zero_grad()
-            model(torch.ones(2)).sum().backward()
-            optimizer.step()
-
-    with pytest.warns(FastlogWarning, match="stay within"):
-        run(200)
-    assert watcher.every == 10
-    run(300, pause=60.0)
-    assert watcher.every == 10, "evaluation does not make room for more logging"
-    clock.cost = 0.4
-    run(800)
-    assert watcher.every == 40
-    clock.cost = 0.01
-    run(800)
-    assert watcher.every == 5, "never more often than asked"
-
-
-def test_without_a_budget_nothing_is_said_of_it(tmp_path: Path, writer: SummaryWriter) -> None:
-    model = Net()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    watch(model, writer, optimizer, every=1)
-    train(model, optimizer, 3)
-    writer.close()
-    assert not [tag for tag in read(tmp_path).Tags()["scalars"] if tag.startswith("fastlog/")]
-
-
-def test_off_steps_do_nothing_but_count(writer: SummaryWriter, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = Net()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    ticks = 0
-
-    def clock() -> float:
-        nonlocal ticks
-        ticks += 1
-        return float(ticks)
-
-    watch(model, writer, optimizer, every=1000, budget=0.01, clock=clock)
-    train(model, optimizer, 1)
-    after_first = ticks
-    monkeypatch.setattr(fastlog.watching.watcher, "pack_many", None)
-    monkeypatch.setattr(fastlog.watching.watcher, "select", None)
-    train(model, optimizer, 50)
-    assert ticks == after_first
-    writer.flush()
-    assert writer.stats()["accepted"] == 1

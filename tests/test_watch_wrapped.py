@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from watch_oracle import (
+    LAYERS,
     Expected,
     Net,
     copy,
@@ -82,14 +83,104 @@ def test_a_compiled_part(tmp_path: Path, writer: SummaryWriter) -> None:
     expected.assert_logged(tmp_path)
 
 
+@pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+def graphs() -> int:
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # inside of torch.compile
+@pytest.mark.parametrize("compiled", ["the whole step", "the optimizer's step"])
+def test_an_optimizer_inside_of_what_is_compiled(
+    tmp_path: Path, writer: SummaryWriter, fresh_compiler: None, compiled: str
+) -> None:
+    model = Net()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    seen: list[dict[str, torch.Tensor]] = []
+    optimizer.register_step_pre_hook(torch.compiler.disable(lambda *args: seen.append(gradients(model))))
+    watch(model, writer, optimizer, every=2, log=("weights", "gradients", "updates"))
+
+    def step(tokens: torch.Tensor) -> None:
+        optimizer.zero_grad()
+        model(tokens).square().mean().backward()
+        optimizer.step()
+
+    if compiled == "the whole step":
+        step = torch.compile(step, backend="eager")
+    else:
+        optimizer.step = torch.compile(optimizer.step, backend="eager")
+    expected = Expected()
+    for number in range(5):
+        before = weights(model)
+        step(torch.randint(11, (4, 5)))
+        after = weights(model)
+        if number == 1:
+            first = graphs()
+        if number % 2 == 0:
+            expect_step(expected, number, seen[number], after)
+            updates = {name: copy(after[name] - before[name]) for name in after}
+            expected.add(number, "updates", "update", updates, LAYERS)
+            expected.add_ratios(number, after, updates, LAYERS)
+    assert graphs() == first > 0, "no step compiles anew, and nothing of fastlog's is in a graph"
+    writer.close()
+    expected.assert_logged(tmp_path)
+
+
+def test_activations_inside_of_a_compiled_step(writer: SummaryWriter, fresh_compiler: None) -> None:
+    """They are not seen, which is said, and leave the graph whole."""
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch(model, writer, optimizer, every=1, log="activations")
+    forward = torch.compile(lambda tokens: model(tokens), backend="eager", fullgraph=True)
+    with pytest.warns(FastlogWarning, match="no activations were seen in step 0") as caught:
+        for _ in range(3):
+            forward(torch.randint(11, (4, 5))).square().mean().backward()
+            optimizer.step()
+    assert len(caught) == 1
+    assert graphs() == 1
+
+
 def test_activations_of_a_compiled_model_are_refused(writer: SummaryWriter) -> None:
     model = torch.compile(Net(), backend="eager")
     with pytest.warns(FastlogWarning, match=r"torch\.compile has compiled cannot be seen"):
-        watch(model, writer, torch.optim.SGD(model.parameters(), lr=0.1), log="activations").remove()
+        watch(model, writer, torch.optim.SGD(model.parameters(), lr=0.1), log="activations")
+    assert not any(module._forward_hooks for module in model.modules()), "each change would compile anew"
     model = Net()
     model.layers[1].compile(backend="eager")
     with pytest.warns(FastlogWarning, match=r"torch\.compile has compiled cannot be seen"):
-        watch(model, writer, log="activations")
+        watch(model, writer, torch.optim.SGD(model.parameters(), lr=0.1), log="activations")
+    hooked = [name for name, module in model.named_modules() if module._forward_hooks]
+    assert hooked == ["embed", "layers.0.query", "layers.0.norm", "head"]
+
+
+def test_optimizers_inside_of_the_backward_pass(tmp_path: Path, writer: SummaryWriter) -> None:
+    """Each parameter is stepped as soon as its gradient is there, which is then let go."""
+    model = Net()
+    optimizers = {param: torch.optim.Adam([param], lr=0.1) for param in model.parameters()}
+    names = {param: name for name, param in model.named_parameters()}
+    grads: dict[str, torch.Tensor] = {}
+
+    def step(param: torch.Tensor) -> None:
+        grads[names[param]] = param.grad.clone()
+        optimizers[param].step()
+        param.grad = None
+
+    for param in model.parameters():
+        param.register_post_accumulate_grad_hook(step)
+    watch(model, writer, optimizers.values(), every=2)
+    expected = Expected()
+    for number in range(4):
+        loss_of(model).backward()
+        if number % 2 == 0:
+            expect_step(expected, number, grads, weights(model))
+    writer.close()
+    expected.assert_logged(tmp_path)
 
 
 @pytest.mark.parametrize("reentrant", [False, True])

@@ -230,6 +230,18 @@ def expect_step(expected: Expected, step: int, grads: dict[str, Any], params: di
     expected.add(step, "weights", "weight", params, LAYERS)
 
 
+def steps(logdir: Path | str, tag: str = "grad_norm/global") -> list[int]:
+    """The steps at which a scalar was logged."""
+    return [event.step for event in read(logdir).Scalars(tag)]
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, count: int) -> None:
+    for _ in range(count):
+        optimizer.zero_grad()
+        loss_of(model).backward()
+        optimizer.step()
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Tiny models: more threads only wait for each other."""

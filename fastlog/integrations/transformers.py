@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
+import time
 from collections.abc import Iterable
 from typing import Any, Literal
 
 from transformers import TrainerCallback
-from transformers.integrations.integration_utils import default_logdir, rewrite_logs
+from transformers.integrations.integration_utils import rewrite_logs
 
 from fastlog.watching import Watcher, watch
 from fastlog.writer import SummaryWriter
@@ -17,8 +19,9 @@ class FastLogCallback(TrainerCallback):  # type: ignore[misc]
     """Does what ``TensorBoardCallback`` does, and watches the model in training (see ``fastlog.watch``).
 
     Use it instead of that one (``TrainingArguments(report_to="none")``). Logs are written to ``logdir``, else
-    the environment's ``TENSORBOARD_LOGGING_DIR``, else a new folder in ``output_dir/runs``; trials of a
-    hyperparameter search each to a folder of their own in ``output_dir/runs``. Training arguments and model
+    the environment's ``TENSORBOARD_LOGGING_DIR``, else a new folder in ``output_dir/runs`` (before
+    transformers 5: ``TrainingArguments.logging_dir``); trials of a hyperparameter search each to a folder of
+    their own in there, called as the trial, or ``run-0``, ``run-1``, ... Training arguments and model
     configuration are logged as text, the arguments with the last value of each metric as hyperparameters at
     the end. A resumed training hides what was logged after its checkpoint, where ``logdir`` is the same.
     Gradients carry the step number of the loss that they belong to, and are those after clipping (the Trainer
@@ -50,6 +53,7 @@ class FastLogCallback(TrainerCallback):  # type: ignore[misc]
         self._logdir = logdir
         self._options = {"budget": budget, **watch_options}
         self._metrics: dict[str, float] = {}
+        self._trial = -1  # number of the last one
 
     def on_train_begin(
         self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **kwargs: Any
@@ -58,7 +62,11 @@ class FastLogCallback(TrainerCallback):  # type: ignore[misc]
         if not state.is_world_process_zero:
             return
         self._metrics = {}
+        self._trial += state.is_hyper_param_search
         self._stop_watching()  # a training that raised has had no end
+        if self._is_own and self.writer is not None:  # its writer, or that of an evaluation before
+            self.writer.close()
+            self.writer = None
         writer = self._open(args, state, purge_step=state.global_step + 1 if state.global_step else None)
         writer.add_text("args", args.to_json_string())
         if getattr(model, "config", None) is not None:
@@ -100,12 +108,12 @@ class FastLogCallback(TrainerCallback):  # type: ignore[misc]
 
     def _open(self, args: Any, state: Any, purge_step: int | None = None) -> SummaryWriter:
         if self.writer is None:
-            if state.is_hyper_param_search and state.trial_name is not None:
-                self._logdir = os.path.join(args.output_dir, default_logdir(), state.trial_name)
-            elif self._logdir is None:
-                of_environment = os.getenv("TENSORBOARD_LOGGING_DIR")
-                self._logdir = of_environment or os.path.join(args.output_dir, default_logdir())
-            self.writer = SummaryWriter(os.path.expanduser(self._logdir), purge_step=purge_step)
+            if self._logdir is None:
+                self._logdir = os.getenv("TENSORBOARD_LOGGING_DIR") or _default_logdir(args)
+            folder = os.path.expanduser(self._logdir)
+            if state.is_hyper_param_search:
+                folder = os.path.join(folder, state.trial_name or f"run-{self._trial}")
+            self.writer = SummaryWriter(folder, purge_step=purge_step)
         return self.writer
 
     def _watch(self, args: Any, state: Any, model: Any, optimizer: Any, writer: SummaryWriter) -> None:
@@ -121,3 +129,10 @@ class FastLogCallback(TrainerCallback):  # type: ignore[misc]
         )
         if args.logging_first_step and state.global_step == 0:
             self.watcher.log_next()
+
+
+def _default_logdir(args: Any) -> str:
+    """Where ``TensorBoardCallback`` writes: before transformers 5 the training arguments say it."""
+    of_arguments: str | None = getattr(args, "logging_dir", None)
+    run = f"{time.strftime('%b%d_%H-%M-%S')}_{socket.gethostname()}"
+    return of_arguments or os.path.join(args.output_dir, "runs", run)

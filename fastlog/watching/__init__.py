@@ -52,7 +52,7 @@ def watch(
     ``weights``               ``weights/NAME``            after the step
     ``gradients``             ``gradients/NAME``          as the optimizer gets them (`Watcher.gradients`)
     ``updates``               ``updates/NAME``            weight after the step minus weight before it
-    ``optimizer_state``       ``exp_avg/NAME``, …         floating-point state by its key, after the step
+    ``optimizer_state``       ``exp_avg/NAME``, …         state by its key, after the step; no 8-bit codes
     ``activations``           ``activations/MODULE``      the first floating-point tensor of the output
     ``activation_gradients``  ``activation_gradients/…``  the loss's gradient with respect to it
     ========================  ==========================  ================================================
@@ -65,7 +65,7 @@ def watch(
 
     A step that a ``GradScaler`` skips, because it found Inf, is none: the next one is logged instead, and its
     activations are those of both forward passes. Activations inside of what ``torch.compile`` has compiled
-    cannot be seen; a warning says so.
+    cannot be seen, and the codes of 8-bit optimizers say nothing: both are left out, and a warning says so.
 
     Args:
         model: may be wrapped by DataParallel, DDP or torch.compile; names are those of the model inside.

@@ -43,6 +43,12 @@ class Taps:
         self._kinds = kinds
         self._see = see
         self._handles: list[RemovableHandle] = []
+        self._called = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether there are hooks, none of which has been called."""
+        return bool(self._handles) and not self._called
 
     def arm(self) -> None:
         """Puts the hooks in place, unless they are."""
@@ -55,9 +61,11 @@ class Taps:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._called = False
 
     def _pass_on(self, kind: str, name: str, tensor: torch.Tensor) -> None:
         if self._handles:
+            self._called = True
             self._see(kind, name, tensor)
 
 
@@ -70,6 +78,8 @@ class _Tap:
         self._see = see
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        if torch.compiler.is_compiling():  # it would break the graph, at every step
+            return
         tensor = _first_tensor(output)
         if tensor is None or not (module.training or torch.is_grad_enabled()):
             return

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from fastlog.tensors import is_packed
 from fastlog.watching.series import GRADIENTS, UPDATES, WEIGHTS
 
 Named = Sequence[tuple[str, nn.Parameter]]
@@ -35,19 +36,22 @@ def gradients(params: Named, scale: torch.Tensor | None) -> list[Reading]:
     return [Reading(GRADIENTS, name, grad if scale is None else grad / scale) for name, grad in found]
 
 
-def optimizer_state(params: Named, optimizers: Iterable[Optimizer]) -> list[Reading]:
-    """The state tensors of each parameter (Adam's moments, momentum buffers, …) under their keys.
+def optimizer_state(params: Named, optimizers: Iterable[Optimizer]) -> tuple[list[Reading], list[str]]:
+    """The state tensors of each parameter (Adam's moments, momentum buffers, …) under their keys, and the
+    names of parameters whose state is left out.
 
-    Counters of steps are left out, and so is what 8-bit optimizers keep: codes without their scale say
-    nothing.
+    That is what 8-bit optimizers keep: codes without their scales say nothing. Counters of steps are no part
+    of it.
     """
-    readings = []
+    readings, left_out = [], []
     for optimizer in optimizers:
         for name, param in params:
             state = {k: v for k, v in optimizer.state.get(param, {}).items() if _is_array(v)}
-            if all(value.is_floating_point() for value in state.values()):
+            if all(value.is_floating_point() and not is_packed(value) for value in state.values()):
                 readings += [Reading(str(key), name, value) for key, value in state.items()]
-    return sorted(readings, key=lambda reading: reading.kind)
+            else:
+                left_out.append(name)
+    return sorted(readings, key=lambda reading: reading.kind), left_out
 
 
 def steps_taken(optimizers: Iterable[Optimizer]) -> int:

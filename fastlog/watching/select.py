@@ -39,12 +39,16 @@ def unwrap(model: nn.Module) -> nn.Module:
             return model
 
 
-def is_compiled(model: nn.Module) -> bool:
-    """Whether ``torch.compile`` has been at the model or at a part of it, so that later hooks do not run."""
-    return any(
-        hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+def compiled(model: nn.Module) -> set[nn.Module]:
+    """The modules that ``torch.compile`` has been at, with all inside of them. Hooks do not belong there: a
+    change of them compiles anew.
+    """
+    return {
+        part
         for module in model.modules()
-    )
+        if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+        for part in module.modules()
+    }
 
 
 def parameters(model: nn.Module, names: Names) -> list[tuple[str, nn.Parameter]]:
@@ -56,12 +60,17 @@ def parameters(model: nn.Module, names: Names) -> list[tuple[str, nn.Parameter]]
 
 
 def modules(model: nn.Module, names: Names, chosen: Names | None) -> list[tuple[str, nn.Module]]:
-    """The modules that ``names`` and ``chosen`` let through; without ``chosen``, those without children."""
+    """The modules that ``names`` and ``chosen`` let through; without ``chosen``, those without children. None
+    of those that are compiled.
+    """
+    hidden = compiled(model)
     found = ((_plain(name), module) for name, module in unwrap(model).named_modules())
     return [
         (name, module)
         for name, module in found
-        if name in names and (next(module.children(), None) is None if chosen is None else name in chosen)
+        if module not in hidden
+        and name in names
+        and (next(module.children(), None) is None if chosen is None else name in chosen)
     ]
 
 

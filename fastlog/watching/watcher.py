@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from fastlog.eager import eager, eager_methods
 from fastlog.events import JOB
 from fastlog.sinks.base import SinkError
 from fastlog.summarize import pack_many
@@ -52,6 +53,7 @@ class Moment:
     read_for: set[Optimizer] = field(default_factory=set)
 
 
+@eager_methods
 class Watcher:
     """Logs the tensors of a model at some of its training steps; made by ``fastlog.watch``.
 
@@ -86,12 +88,8 @@ class Watcher:
         self._taps: Taps | None = None
         if kinds := plan.log & {series.ACTIVATIONS, series.ACTIVATION_GRADIENTS}:
             self._taps = Taps(model, plan.names, plan.modules, kinds, self._see)
-            if select.is_compiled(model):
-                writer._bad_values.tell(
-                    f"fastlog.watch {id(self)} compiled",
-                    "fastlog.watch: activations inside of what torch.compile has compiled cannot be seen",
-                )
-                writer._bad_values.warn()
+            if select.compiled(model):
+                self._say("compiled", "activations inside of what torch.compile has compiled cannot be seen")
         self._handles = [
             handle
             for optimizer in optimizers
@@ -165,6 +163,7 @@ class Watcher:
     # The two hooks run at every step: what they do before they know that nothing is to be logged has to be
     # little.
 
+    @eager
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         if self._inside is optimizer and _is_nested(optimizer):
             self._depth += 1
@@ -178,6 +177,7 @@ class Watcher:
             return None
         return self._look_before(optimizer, args, kwargs)
 
+    @eager
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if self._depth:
             self._depth -= 1
@@ -263,6 +263,12 @@ class Watcher:
         self._moment = None
         with self._logging():
             moment.records += self._summarise(self._readings_after(moment)) + self._seen
+        if self._taps is not None and self._taps.idle:
+            self._say(
+                "unseen",
+                f"no activations were seen in step {moment.step}: its forward pass was part of something "
+                "compiled, or was over when it turned out that the step is to be logged",
+            )
         self._snapshots.drop()
         self._forget_activations()
         extra = self._settle(moment.step)
@@ -278,7 +284,10 @@ class Watcher:
         if series.UPDATES in log:
             readings += self._snapshots.updates()
         if series.OPTIMIZER_STATE in log:
-            readings += reading.optimizer_state(moment.params, self._optimizers)
+            state, left_out = reading.optimizer_state(moment.params, self._optimizers)
+            readings += state
+            if left_out:
+                self._say("codes", f"optimizer state in codes, as of {left_out[0]}, is left out")
         return readings
 
     def _settle(self, step: int) -> dict[str, float]:
@@ -287,13 +296,17 @@ class Watcher:
         if settled is None:
             return {}
         if settled.every > asked:
-            self._writer._bad_values.tell(
-                f"fastlog.watch {id(self)} budget",
-                f"fastlog.watch: logging every {asked} steps took {settled.overhead:.1%} of the time; now "
-                f"every {settled.every}, to stay within {self._budget.share:.1%} (more in fastlog/every)",
+            self._say(
+                "budget",
+                f"logging every {asked} steps took {settled.overhead:.1%} of the time; now every "
+                f"{settled.every}, to stay within {self._budget.share:.1%} (more in fastlog/every)",
             )
-            self._writer._bad_values.warn()
         return {"fastlog/overhead": settled.overhead, "fastlog/every": float(settled.every)}
+
+    def _say(self, topic: str, message: str) -> None:
+        """A warning, once per topic."""
+        self._writer._bad_values.tell(f"fastlog.watch {id(self)} {topic}", f"fastlog.watch: {message}")
+        self._writer._bad_values.warn()
 
     def _forget_activations(self) -> None:
         self._seen = []
@@ -306,6 +319,8 @@ class Watcher:
 
     def _summarise(self, readings: list[Reading]) -> list[Record]:
         readings = [r for r in readings if r.tensor.numel()]
+        if not readings:
+            return []
         try:
             packed = pack_many([r.tensor for r in readings], [f"{r.kind}/{r.name}" for r in readings])
         except TypeError:
