@@ -262,7 +262,7 @@ def test_the_budget(race: Race, tmp_path: Path, threads: int, quick: bool) -> No
     """Layers that are quick to compute with few rows, and slow to count."""
     steps = 100 if quick else 500
     first = nn.Sequential(*(nn.Linear(512, 512) for _ in range(4)))
-    rows = torch.randn(48, 512)
+    rows = torch.randn(64, 512)
 
     def trained(writer: fastlog.SummaryWriter | None, **options: Any) -> tuple[Entrant, Any]:
         model = copy.deepcopy(first)
