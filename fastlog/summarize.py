@@ -27,7 +27,7 @@ def pack_many(tensors: Sequence[Any], names: Sequence[str] | None = None) -> lis
     names = names or [f"values[{i}]" for i in range(len(tensors))]
     views = [view_of(tensor, name) for tensor, name in zip(tensors, names, strict=True)]
     host = [view[:4] for view in views if isinstance(view, View)]
-    packed = iter(core.summarize(host, torch.get_num_threads()))
+    packed = iter(core.summarize(host, torch.get_num_threads()) if host else ())
     return [next(packed) if isinstance(v, View) else summarize_reference(v).to_packed() for v in views]
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from types import FrameType
 from typing import Any
 
 import torch
@@ -23,6 +21,7 @@ from fastlog.tensors import view_of
 from fastlog.watching import reading, select, series
 from fastlog.watching.activations import Taps
 from fastlog.watching.budget import Budget
+from fastlog.watching.optimizer_step import is_nested, then_once
 from fastlog.watching.reading import Reading
 from fastlog.watching.series import Record
 from fastlog.writer import SummaryWriter
@@ -165,7 +164,7 @@ class Watcher:
 
     @eager
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
-        if self._inside is optimizer and _is_nested(optimizer):
+        if self._inside is optimizer and is_nested(optimizer):
             self._depth += 1
             return None
         self._inside, self._depth = optimizer, 0
@@ -219,7 +218,7 @@ class Watcher:
                 with self._logging():
                     self._read_own_gradients(moment, optimizer)
 
-            closure = _then_once(closure, read)  # which makes the gradients, inside of the step
+            closure = then_once(closure, read)  # which makes the gradients, inside of the step
             if len(args) > 1:
                 return (args[0], closure, *args[2:]), kwargs
             return args, {**kwargs, "closure": closure}
@@ -319,8 +318,6 @@ class Watcher:
 
     def _summarise(self, readings: list[Reading]) -> list[Record]:
         readings = [r for r in readings if r.tensor.numel()]
-        if not readings:
-            return []
         try:
             packed = pack_many([r.tensor for r in readings], [f"{r.kind}/{r.name}" for r in readings])
         except TypeError:
@@ -357,27 +354,3 @@ class Watcher:
             self._writer._bad_values.report("fastlog.watch", error)
         finally:
             self._budget.spend(start)
-
-
-def _is_nested(optimizer: Optimizer) -> bool:
-    """Whether its ``step`` was called by its ``step``, as in many subclasses: the hooks run around both."""
-    frame: FrameType | None = sys._getframe(2).f_back
-    while frame is not None:
-        of_torch = frame.f_globals.get("__name__") == "torch.optim.optimizer"
-        if of_torch and frame.f_code.co_name == "wrapper" and frame.f_locals["args"][0] is optimizer:
-            return True
-        frame = frame.f_back
-    return False
-
-
-def _then_once(closure: Callable[[], Any], after: Callable[[], None]) -> Callable[[], Any]:
-    """The closure, with ``after`` behind its first call."""
-    pending = [after]
-
-    def call() -> Any:
-        result = closure()
-        while pending:
-            pending.pop()()
-        return result
-
-    return call
