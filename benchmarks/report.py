@@ -191,12 +191,12 @@ def readme_table(data: dict[str, Any], plain_sort: dict[str, Any]) -> str:
         (info,) = [info for info in found if info["case"] == case]
         return [title, *(seconds(info["median_seconds"][name]) for name in IN_README)]
 
-    steps = [b["extra_info"].get("overhead") for b in data["benchmarks"] if b["group"] == "training step"]
-    (overhead,) = [found for found in steps if found]
+    steps = [b["extra_info"].get("overheads") for b in data["benchmarks"] if b["group"] == "training step"]
+    (overheads,) = filter(None, steps)
     million = "4,194,304 float32, 2 threads"
     rows = [
         ["a training step of the example, all weights and gradients"]
-        + [f"{100 * overhead[name]:+.1f} %" for name in IN_README],
+        + [f"{100 * overheads[name]:+.1f} %" for name in IN_README],
         row("add_scalar", "float", "`add_scalar`"),
         row("add_histogram", "768 float32", "`add_histogram`, 768 values"),
         row("add_histogram", million, "`add_histogram`, 4 M values"),

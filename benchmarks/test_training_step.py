@@ -162,5 +162,5 @@ def test_beside_others(race: Race, tmp_path: Path, train: Callable[..., Training
     check_ours(tmp_path, trainings[OURS])
     race.note(
         case="BERT, 22.7 M parameters: all weights and gradients, every step, 1 step between flushes",
-        overhead={name: race.paired_overhead("no logging", name) for name in trainings},
+        overheads=race.overheads("no logging"),
     )
