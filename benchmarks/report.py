@@ -40,7 +40,6 @@ TITLES = {  # in the order of the page
     CONTENTS: "One tensor: contents",
     MATRIX: "One tensor: dtypes and sizes",
     "out of cache": "Out of cache",
-    "watching a model": "Watching a model",
     "growth: number of values": "Growth with the number of values",
     "growth: number of tensors": "Growth with the number of tensors",
     "growth: dtype": "Growth with the dtype",
