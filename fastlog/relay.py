@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+import threading
 import warnings
 from collections import deque
 from typing import Literal
 
-from fastlog.faults import FastlogWarning
+from fastlog.faults import BackgroundThread, FastlogWarning
 from fastlog.sinks.base import SinkError
 
 _LONGEST = 500  # characters of an error: some libraries put all that they were given into theirs
@@ -51,7 +52,7 @@ class Relay:
 
     def warn(self) -> None:
         """Issues the warnings kept, at the user's line of code."""
-        while self._messages:
+        while self._messages and not _in_background():
             try:
                 message = self._messages.popleft()
             except IndexError:  # another thread was faster
@@ -60,11 +61,17 @@ class Relay:
 
     def raise_error(self) -> None:
         """Raises SinkError from the error kept, once."""
+        if _in_background():
+            return
         try:
             error = self._to_raise.popleft()
         except IndexError:
             return
         raise SinkError(self.last_error) from error
+
+
+def _in_background() -> bool:
+    return isinstance(threading.current_thread(), BackgroundThread)
 
 
 def _level_outside() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -274,3 +275,20 @@ class TensorSummary:
             bucket_limit=limits.tolist(),
             bucket=buckets.tolist(),
         )
+
+
+def merge_packed(parts: Sequence[bytes]) -> bytes:
+    """``TensorSummary.merge`` of any number of packed summaries, at least one, in their order.
+
+    Raises:
+        ValueError: other bytes.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    words = np.frombuffer(b"".join(map(core.unpack, parts)), np.int64).reshape(len(parts), -1)
+    numbers = words[:, -len(MOMENTS) :].view(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        moments = numbers.sum(axis=0)
+    for i, extreme in enumerate((np.min, np.max, np.max)):  # min, max, abs_max; the others add up
+        moments[i] = extreme(numbers[:, i])
+    return core.pack(words[:, : -len(MOMENTS)].sum(axis=0).tobytes() + moments.tobytes())

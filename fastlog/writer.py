@@ -16,11 +16,12 @@ from tensorboardX.proto.summary_pb2 import Summary
 
 from fastlog import histograms, hparams
 from fastlog.bad_values import BadValues
+from fastlog.distributed.shards import is_dtensor
 from fastlog.eager import eager_methods
 from fastlog.events import HISTOGRAM, JOB, RAW, SCALAR, Item
 from fastlog.file_writer import EVENT_BYTES
 from fastlog.media import use_tensor
-from fastlog.media_writer import MediaWriter
+from fastlog.sharded_writer import ShardedWriter
 from fastlog.snapshots import MAX_INT, as_float, take, take_one
 from fastlog.summarize import pack_one
 from fastlog.summary import TensorSummary
@@ -33,7 +34,7 @@ _COUNTS = struct.Struct("<16xqqq56xq")
 
 
 @eager_methods
-class SummaryWriter(MediaWriter):
+class SummaryWriter(ShardedWriter):
     """A ``tensorboardX.SummaryWriter`` that never makes training wait.
 
     Same methods, arguments and defaults; what torch.utils.tensorboard spells otherwise works too. What is
@@ -187,7 +188,8 @@ class SummaryWriter(MediaWriter):
         Args:
             tag: name of the series.
             values: tensor, array, number or list; any shape and real dtype. Or a ``TensorSummary``, with the
-                default bins.
+                default bins. A ``DTensor`` has to be logged on all ranks of its mesh, with the default bins;
+                the writer of the first one logs the whole of it.
             bins: "tensorflow": TensorBoard's default bins, the fast way. Else what ``np.histogram`` takes,
                 and its result: a number of bins, edges (what is beyond them is not counted), or the name of
                 an estimator (at most 65,536 bins, with a warning).
@@ -204,6 +206,9 @@ class SummaryWriter(MediaWriter):
             self._add_binned(name, values, step, wall_time, bins, max_bins)
         else:
             with self._guarded(f"add_histogram({name!r})") as since:
+                if is_dtensor(values):
+                    self._add_sharded(name, values, step, wall_time)
+                    return
                 packed = values.to_packed() if type(values) is TensorSummary else pack_one(values, "values")
                 nan, pos_inf, neg_inf, num = _COUNTS.unpack_from(packed)
                 if num:

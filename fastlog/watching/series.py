@@ -6,13 +6,14 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 from tensorboardX import summary as tbx
 from tensorboardX.proto.event_pb2 import Event
 
+from fastlog.distributed.records import Record
 from fastlog.events import HISTOGRAM, RAW, SCALAR, Item
 from fastlog.summary import SUMMARY_DTYPE, TensorSummary
 from fastlog.tags import clean_tag
@@ -83,20 +84,11 @@ class Shape:
     hidden: frozenset[str] = frozenset()
 
 
-class Record(NamedTuple):
-    """The packed summary of one tensor. ``kind`` is one of ``LOGGABLE``, or the key of an optimizer's
-    state."""
-
-    kind: str
-    name: str
-    packed: bytes
-
-
 def items(
     records: Sequence[Record], extra: dict[str, float], step: int | None, wall_time: float, shape: Shape
 ) -> list[Item]:
-    """Events of all records, and of the scalars ``extra`` by tag. Records of the same kind and name are
-    merged.
+    """Events of all records, and of the scalars ``extra`` by tag. A record's kind is one of ``LOGGABLE``, or
+    the key of an optimizer's state; those of the same kind and name are merged.
     """
     scalars = dict(extra)
     made: list[Item] = []
@@ -131,7 +123,7 @@ def items(
 
 def _by_kind(records: Sequence[Record]) -> dict[str, dict[str, bytes]]:
     kinds: dict[str, dict[str, bytes]] = defaultdict(dict)
-    for kind, name, packed in records:
+    for kind, name, packed, _ in records:
         named = kinds[kind]
         if name in named:
             packed = (TensorSummary.from_packed(named[name]) + TensorSummary.from_packed(packed)).to_packed()

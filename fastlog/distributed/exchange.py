@@ -1,0 +1,137 @@
+"""The one collective: every rank learns what every rank brings, the first one gets it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+
+_NEWS_SECS = 1.0  # until all ranks know that a round has failed
+_BLOCK = 4096  # rooms are multiples of so many bytes
+
+
+class Head(NamedTuple):
+    """What a rank brings: int64 each. ``step`` and ``key`` say what it belongs to."""
+
+    step: int
+    key: int
+    nbytes: int
+
+
+_HEAD_BYTES = 8 * len(Head._fields)
+
+
+class Round(NamedTuple):
+    """What a round brought: by rank, the same on all ranks but for ``payloads``, which only the first has.
+
+    A payload has not ``arrived`` where there was no room for it; in the next round there is.
+    """
+
+    heads: list[Head]
+    arrived: list[bool]
+    payloads: list[memoryview]
+
+
+class AbsentRanks(TimeoutError):
+    """Ranks that did not come to where the others are.
+
+    Attributes:
+        ranks: their global ranks.
+    """
+
+    def __init__(self, ranks: Sequence[int], timeout: float) -> None:
+        super().__init__(f"nothing came from rank {', '.join(map(str, ranks))} within {timeout:g} s")
+        self.ranks = list(ranks)
+
+
+class Exchange:
+    """A gloo group of its own over the ranks, next to the program's groups.
+
+    It is not registered with torch.distributed: the program's groups, their names and their streams know
+    nothing of it, and where some rank does not take part, only this group ends.
+
+    Each round is one all-to-all. Every rank sends its ``Head`` to every rank, and its payload to the first
+    rank, in a room whose size all ranks know: as large as that rank has ever needed, and a quarter more. A
+    payload that is larger than its room stays behind; the next round has room for it.
+
+    Args:
+        store: of the program, shared by the ranks.
+        key: the same on all ranks, and new.
+        ranks: global ranks, ascending, this one among them.
+        timeout: seconds until a rank counts as absent; of each round, too.
+        greeting: a text for the others, see ``greetings``.
+
+    Raises:
+        AbsentRanks: not all ranks have come here in time.
+        RuntimeError: there is no gloo, or it does not connect; or torch is older than 2.8.
+    """
+
+    def __init__(self, store: Any, key: str, ranks: Sequence[int], timeout: float, greeting: str) -> None:
+        if not (hasattr(store, "clone") and dist.is_gloo_available()):
+            raise RuntimeError("this needs torch 2.8 or newer, with gloo")
+        # A connection of its own: who waits in a store keeps the process's other threads from it.
+        self._store: Any = _under(key, store.clone())
+        self._ranks = ranks
+        self._me = ranks.index(dist.get_rank())
+        self._room = [0] * len(ranks)
+        self._store.set(f"here/{self._me}", greeting)
+        keys = [f"here/{i}" for i in range(len(ranks))]
+        try:
+            self._store.wait(keys, timedelta(seconds=timeout))
+        except dist.DistStoreError:
+            absent = [rank for rank, key in zip(ranks, keys, strict=True) if not self._store.check([key])]
+            raise AbsentRanks(absent, timeout) from None
+        self.greetings = [self._store.get(key).decode() for key in keys]
+        self._group: Any = dist.ProcessGroupGloo(
+            _under("gloo", self._store), self._me, len(ranks), timedelta(seconds=timeout)
+        )
+
+    def round(self, head: Head, payload: bytes) -> Round:
+        """Takes part in the next round; waits until all ranks do.
+
+        Raises:
+            RuntimeError: a rank did not come in time, or died. The group is finished then.
+        """
+        size, me, room = len(self._ranks), self._me, list(self._room)
+        heads = torch.tensor([head] * size, dtype=torch.int64).view(torch.uint8)
+        own_room = torch.zeros(room[me], dtype=torch.uint8)
+        if 0 < len(payload) <= room[me]:
+            own_room[: len(payload)] = torch.frombuffer(bytearray(payload), dtype=torch.uint8)
+        sent = torch.cat([heads[0], own_room, heads[1:].flatten()])
+        sent_sizes = [_HEAD_BYTES] * size
+        sent_sizes[0] += room[me]
+        got_sizes = [_HEAD_BYTES + (room[i] if me == 0 else 0) for i in range(size)]
+        got = torch.empty(sum(got_sizes), dtype=torch.uint8)
+        self._group.alltoall_base(got, sent, got_sizes, sent_sizes, dist.AllToAllOptions()).wait()
+
+        parts = torch.split(got, got_sizes)
+        found = [Head(*part[:_HEAD_BYTES].clone().view(torch.int64).tolist()) for part in parts]
+        needed = [0] + [head.nbytes for head in found[1:]]
+        for i, nbytes in enumerate(needed):
+            if nbytes > room[i]:
+                self._room[i] = -(-nbytes * 5 // (4 * _BLOCK)) * _BLOCK
+        arrived = [nbytes <= room[i] for i, nbytes in enumerate(needed)]
+        payloads = [
+            part.numpy().data[_HEAD_BYTES:][: nbytes if me == 0 and there else 0]
+            for part, nbytes, there in zip(parts, needed, arrived, strict=True)
+        ]
+        payloads[0] = memoryview(payload if me == 0 else b"")
+        return Round(found, arrived, payloads)
+
+    def leave(self) -> None:
+        """Ends the group, for the others, too: those that wait in a round are told at once."""
+        self._group = None
+
+    def absent(self) -> list[int]:
+        """After a round that failed: the ranks for which it has not failed, because they are not there."""
+        self._store.set(f"left/{self._me}", "")
+        time.sleep(_NEWS_SECS)
+        return [rank for i, rank in enumerate(self._ranks) if not self._store.check([f"left/{i}"])]
+
+
+def _under(prefix: str, store: Any) -> Any:
+    return dist.PrefixStore(prefix, store)  # type: ignore[attr-defined]
