@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+from fastlog.distributed.shards import ranks_of
 from fastlog.watching import Watcher, watch
 from fastlog.writer import SummaryWriter
 
@@ -62,7 +63,7 @@ class FastLogWatch(Callback):  # type: ignore[misc]
         self._options = {"budget": budget, **watch_options}
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Starts to watch, in the first process.
+        """Starts to watch, in the first process; where the module is sharded in all.
 
         Raises:
             ValueError: the Trainer has no ``FastLogLogger``.
@@ -70,13 +71,13 @@ class FastLogWatch(Callback):  # type: ignore[misc]
         writers = [logger.experiment for logger in trainer.loggers if isinstance(logger, FastLogLogger)]
         if not writers:
             raise ValueError("FastLogWatch needs a FastLogLogger: Trainer(logger=FastLogLogger(...))")
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero and not ranks_of(pl_module):
             return
         epoch_loop = trainer.fit_loop.epoch_loop
         every = self._every or max(1, trainer.log_every_n_steps)
         self.watcher = watch(
             pl_module,
-            writers[0],
+            writers[0] if trainer.is_global_zero else None,
             trainer.optimizers,
             every=every,
             offset=every - 1,  # as Lightning's logger connector has it

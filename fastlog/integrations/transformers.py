@@ -11,6 +11,7 @@ from typing import Any, Literal
 from transformers import TrainerCallback
 from transformers.integrations.integration_utils import rewrite_logs
 
+from fastlog.distributed.shards import ranks_of
 from fastlog.watching import Watcher, watch
 from fastlog.writer import SummaryWriter
 
@@ -58,12 +59,15 @@ class FastLogCallback(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(
         self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **kwargs: Any
     ) -> None:
-        """Opens the writer, logs arguments and configuration as text, starts to watch."""
-        if not state.is_world_process_zero:
-            return
+        """Opens the writer, logs arguments and configuration as text, starts to watch: on all ranks where
+        the model is sharded."""
         self._metrics = {}
         self._trial += state.is_hyper_param_search
         self._stop_watching()  # a training that raised has had no end
+        if not state.is_world_process_zero:
+            if self._log and model is not None and ranks_of(model):
+                self._watch(args, state, model, optimizer, None)
+            return
         if self._is_own and self.writer is not None:  # its writer, or that of an evaluation before
             self.writer.close()
             self.writer = None
@@ -116,7 +120,7 @@ class FastLogCallback(TrainerCallback):  # type: ignore[misc]
             self.writer = SummaryWriter(folder, purge_step=purge_step)
         return self.writer
 
-    def _watch(self, args: Any, state: Any, model: Any, optimizer: Any, writer: SummaryWriter) -> None:
+    def _watch(self, args: Any, state: Any, model: Any, optimizer: Any, writer: SummaryWriter | None) -> None:
         every = max(1, int(state.logging_steps)) if self._every == "logging_steps" else self._every
         self.watcher = watch(
             model,

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 from torch.optim import Optimizer
 
-from fastlog.watching import select, series
+from fastlog.watching import ranks, select, series
 from fastlog.watching.budget import Budget
 from fastlog.watching.series import LOGGABLE, STATS
 from fastlog.watching.watcher import Plan, Watcher
 from fastlog.writer import SummaryWriter
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 __all__ = ["LOGGABLE", "STATS", "Watcher", "watch"]
 
 
 def watch(
     model: nn.Module,
-    writer: SummaryWriter,
+    writer: SummaryWriter | None,
     optimizer: Optimizer | Iterable[Optimizer] | None = None,
     *,
     every: int = 50,
@@ -39,6 +43,9 @@ def watch(
     snapshot_bytes: int = 2**30,
     step: Callable[[], int] | None = None,
     clock: Callable[[], float] = time.perf_counter,
+    merge: ProcessGroup | bool | None = None,
+    merge_timeout: float = 120.0,
+    check_replicas: bool = False,
 ) -> Watcher:
     """Logs the tensors of a model at some of its training steps.
 
@@ -69,7 +76,8 @@ def watch(
 
     Args:
         model: may be wrapped by DataParallel, DDP or torch.compile; names are those of the model inside.
-        writer: a ``fastlog.SummaryWriter``.
+        writer: a ``fastlog.SummaryWriter``; where the ranks of a job log together, the first one's logs, and
+            the others may have None.
         optimizer: one or several. A step of training is over when all have stepped, or one steps again. None:
             call ``Watcher.step`` in each step.
         every, offset: log the steps whose number is ``offset`` plus a multiple of ``every``.
@@ -92,14 +100,29 @@ def watch(
         step: gives the number of the step in progress. None: counted from 0, or from where the optimizer's
             state says that training was left.
         clock: seconds; what the budget is measured with.
+        merge: None: where parameters are DTensors (``fully_shard``, tensor parallelism), their ranks log
+            together: ``watch`` has to be called on all of them, and the first one's writer gets the summaries
+            of the whole model. Of replicas (DDP) the first rank logs and the others nothing. A process group
+            (True: all ranks): those ranks log together; tensors that are no DTensors are the same wherever
+            they have the same name, activations add up. False: each rank logs what it counts itself.
+        merge_timeout: seconds that a rank may be late before the others go on without it, each alone, in the
+            directories ``rank_K`` below the log directory.
+        check_replicas: ranks that log together and hold the same (HSDP; DDP with ``merge=True``) are
+            compared: a warning and ``stats()["merged"]["differing"]`` tell. Costs each replica what it costs
+            the first.
 
     Raises:
-        TypeError: not a module, a fastlog writer or an optimizer.
+        TypeError: not a module, a fastlog writer or an optimizer; FSDP1, DeepSpeed or Megatron, whose shards
+            are not known.
         ValueError: an unknown name in ``log``, ``scalars`` or ``tensor_scalars``, a number out of range, no
-            regular expression, or updates or optimizer state without an optimizer.
+            regular expression, updates or optimizer state without an optimizer, or a budget where ranks log
+            together.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
+    merged = ranks.merged_ranks(model, merge)
+    if writer is None and ranks.logs_nothing(model, merged):
+        writer = SummaryWriter("", write_to_disk=False)
     if not isinstance(writer, SummaryWriter):
         raise TypeError(f"writer must be a fastlog.SummaryWriter, not {type(writer).__name__}")
     optimizers = _optimizers(optimizer)
@@ -126,7 +149,14 @@ def watch(
         snapshot_bytes,
         shape,
     )
-    return Watcher(model, writer, optimizers, plan, Budget(every, offset, budget, clock), step)
+    if merged and budget is not None:
+        raise ValueError("budget: ranks that log together have to log the same steps; choose every")
+    if merge is None and not merged and ranks.is_later_replica(model):
+        return Watcher(
+            model, writer, [], replace(plan, log=frozenset()), Budget(every, offset, None, clock), step
+        )
+    together = ranks.together(model, writer, merged, merge_timeout, check_replicas)
+    return Watcher(model, writer, optimizers, plan, Budget(every, offset, budget, clock), step, together)
 
 
 def _optimizers(given: Optimizer | Iterable[Optimizer] | None) -> list[Optimizer]:

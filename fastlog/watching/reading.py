@@ -16,11 +16,12 @@ Named = Sequence[tuple[str, nn.Parameter]]
 
 
 class Reading(NamedTuple):
-    """A tensor to be summarised, and where it belongs (see ``series.Record``)."""
+    """A tensor to be summarised, and where it belongs (see ``distributed.records.Record``)."""
 
     kind: str
     name: str
     tensor: torch.Tensor
+    part: int = 0
 
 
 def weights(params: Named) -> list[Reading]:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from fastlog.distributed.records import Record
 from fastlog.eager import eager, eager_methods
 from fastlog.events import JOB
 from fastlog.sinks.base import SinkError
@@ -22,8 +23,8 @@ from fastlog.watching import reading, select, series
 from fastlog.watching.activations import Taps
 from fastlog.watching.budget import Budget
 from fastlog.watching.optimizer_step import is_nested, then_once
+from fastlog.watching.ranks import Ranks
 from fastlog.watching.reading import Reading
-from fastlog.watching.series import Record
 from fastlog.writer import SummaryWriter
 
 _RECORD_BYTES = 250  # of Python objects around a packed summary that waits
@@ -67,6 +68,7 @@ class Watcher:
         plan: Plan,
         budget: Budget,
         step_of: Callable[[], int] | None,
+        ranks: Ranks | None = None,
     ) -> None:
         self._model = model
         self._writer = writer
@@ -74,6 +76,7 @@ class Watcher:
         self._plan = plan
         self._budget = budget
         self._step_of = step_of
+        self._ranks = ranks
         self._step = 0
         self._due = -1  # the first step has to be found first
         self._last = -1
@@ -144,6 +147,16 @@ class Watcher:
         self._due = 0
         self._arm()
 
+    def rank_scalars(self, **numbers: float) -> None:
+        """Numbers of this rank, such as seconds of waiting for data: ``rank_scalars(data_wait=0.02)``.
+
+        With the next logged step the last ones of all ranks are logged as ``fastlog/ranks/NAME/min``,
+        ``median``, ``max`` and ``slowest_rank``, the rank of the largest. Where ranks do not log together:
+        nothing.
+        """
+        if self._ranks is not None:
+            self._ranks.note(numbers)
+
     def remove(self) -> None:
         """Takes all hooks away; what has been read of an unfinished step is logged. Safe to call twice."""
         for handle in self._handles:
@@ -152,6 +165,8 @@ class Watcher:
         if self._moment is not None:
             self._close(self._moment)
         self._forget_activations()
+        if self._ranks is not None:
+            self._ranks.end()
 
     def __enter__(self) -> Watcher:
         return self
@@ -317,13 +332,15 @@ class Watcher:
             self._seen += self._summarise([Reading(kind, name, tensor)])
 
     def _summarise(self, readings: list[Reading]) -> list[Record]:
-        readings = [r for r in readings if r.tensor.numel()]
+        readings = (
+            [r for r in readings if r.tensor.numel()] if self._ranks is None else self._ranks.own(readings)
+        )
         try:
             packed = pack_many([r.tensor for r in readings], [f"{r.kind}/{r.name}" for r in readings])
         except TypeError:
             readings = [r for r in readings if self._is_readable(r)]
             packed = pack_many([r.tensor for r in readings])
-        return [Record(r.kind, r.name, p) for r, p in zip(readings, packed, strict=True)]
+        return [Record(r.kind, r.name, p, r.part) for r, p in zip(readings, packed, strict=True)]
 
     def _is_readable(self, r: Reading) -> bool:
         place = f"{r.kind}/{r.name}"
@@ -335,12 +352,19 @@ class Watcher:
         return True
 
     def _put(self, moment: Moment, extra: dict[str, float]) -> None:
-        file_writer = self._writer._get_file_writer()
-        step, wall_time = file_writer.stamp(moment.step, None)
-        run = partial(series.items, moment.records, extra, step, wall_time, self._plan.shape)
-        nbytes = sum(len(record.packed) + _RECORD_BYTES for record in moment.records)
+        step, wall_time = self._writer._get_file_writer().stamp(moment.step, None)
         began = time.monotonic() - self._budget.cost
-        file_writer.put((JOB, run, nbytes, True, "fastlog.watch"), nbytes, True, began)
+
+        def put(records: Sequence[Record], writer: SummaryWriter, scalars: dict[str, float]) -> None:
+            run = partial(series.items, records, extra | scalars, step, wall_time, self._plan.shape)
+            nbytes = sum(len(record.packed) + _RECORD_BYTES for record in records)
+            job = (JOB, run, nbytes, True, "fastlog.watch")
+            writer._get_file_writer().put(job, nbytes, True, began)
+
+        if self._ranks is None:
+            put(moment.records, self._writer, {})
+        else:
+            self._ranks.log(moment.records, moment.step, put)
 
     @contextlib.contextmanager
     def _logging(self) -> Iterator[None]:
