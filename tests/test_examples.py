@@ -7,6 +7,7 @@ beside the loop, or against the files that tensorboardX writes of the same train
 from __future__ import annotations
 
 import gzip
+import os
 import re
 import subprocess
 import sys
@@ -166,3 +167,28 @@ def test_plain_loop(tmp_path: Path) -> None:
     assert f"loss {losses[-1]:.4f}" in output
     assert len(events.Tags()["histograms"]) == 8
     assert all(len(events.Histograms(tag)) == 100 for tag in events.Tags()["histograms"])
+
+
+def test_finetune_fsdp_logs_whole_tensors(tmp_path: Path) -> None:
+    """With a learning rate of 0 the weights stay those of the pretrained model."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    script = [str(EXAMPLES / "finetune_fsdp.py"), "--steps=2", "--every=1", "--batch-size=2", "--lr=0"]
+    done = subprocess.run(
+        [*command, *script, "--logdir", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "merged: {'whole': 2, 'lost': 0, 'alone': 0, 'dropped': 0, 'differing': 0}" in done.stdout
+
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(get_model_path(), num_labels=2)
+    events = read(tmp_path)
+    assert len(events.Tags()["histograms"]) == 2 * 105
+    for name, param in model.named_parameters():
+        for event in events.Histograms(f"weights/{name}"):
+            assert_holds(event, Expected(param))
+        assert [e.histogram_value.num for e in events.Histograms(f"gradients/{name}")] == [param.numel()] * 2
+    assert [event.step for event in events.Scalars("loss/train")] == [0, 1]
