@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 NATIVE := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test lint format bench bench-plain-sort bench-report soak cuda-matrix docs clean
+.PHONY: demo test lint format bench bench-plain-sort bench-report soak cuda-matrix gpu-check docs clean
 .DELETE_ON_ERROR:
 
 $(VENV)/torch.stamp:
@@ -47,6 +47,20 @@ bench-report: $(VENV)/bench.stamp
 # nvcc for every architecture; `make test` compiles for two
 cuda-matrix: $(VENV)/test.stamp
 	FASTLOG_TEST_CUDA_ARCHS=all $(BIN)/python -m pytest tests/test_cuda_build.py
+
+# On a machine with a GPU: builds the engine for it, tests it there, and writes docs/gpu.md
+gpu-check: export FASTLOG_CUDA = on
+gpu-check: export FASTLOG_CUDA_ARCHS = native
+gpu-check: export FASTLOG_REQUIRE_CUDA = 1
+gpu-check: $(VENV)/test.stamp
+	$(PIP) --force-reinstall --no-deps --editable .
+	$(BIN)/python -m fastlog info
+	$(BIN)/python -m pytest -m cuda -v $(ARGS)
+	if command -v compute-sanitizer; then for tool in memcheck racecheck synccheck; do \
+	  compute-sanitizer --tool $$tool --error-exitcode 1 \
+	    $(BIN)/python -m pytest tests/test_cuda_device.py -m cuda -k sanitizer || exit 1; done; \
+	else echo "compute-sanitizer is not installed: its checks are left out"; fi
+	$(BIN)/python benchmarks/gpu.py --out docs/gpu.md
 
 docs: $(VENV)/docs.stamp
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

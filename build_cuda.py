@@ -1,8 +1,8 @@
 """How setup.py builds the CUDA engine: ``fastlog._cuda``, by nvcc alone, with the CUDA runtime inside.
 
-FASTLOG_CUDA: ``on`` builds it, or fails; ``auto`` (default) and ``off`` do not: the engine has not run on a
-GPU yet, and nothing uses it until it has.
-FASTLOG_CUDA_ARCHS: compute capabilities, for example "80,90", or "native" for those of the GPUs at hand.
+FASTLOG_CUDA: ``auto`` (default) builds it for the GPUs of this machine where nvcc is found too, and goes on
+without it where that fails; ``on`` builds it, for all architectures, or fails; ``off`` does not.
+FASTLOG_CUDA_ARCHS: compute capabilities to build for instead, for example "80,90", or "native".
 CUDA_HOME: a toolkit; else nvcc is taken from the PATH or from NVIDIA's wheels.
 """
 
@@ -13,15 +13,18 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from glob import glob
 from pathlib import Path
 
 import pybind11
 from pybind11.setup_helpers import build_ext
 from setuptools import Extension
+from setuptools.errors import CompileError
 
 ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
 _SOURCES = ["csrc/cuda/launch.cu", "csrc/cuda/module.cpp"]
+_PLAIN_TORCH = "CUDA tensors use the pure-torch reference"
 
 
 def cuda_extensions() -> list[Extension]:
@@ -29,13 +32,26 @@ def cuda_extensions() -> list[Extension]:
     switch = os.environ.get("FASTLOG_CUDA", "auto")
     if switch not in ("auto", "on", "off"):
         sys.exit(f"FASTLOG_CUDA={switch!r}: use auto, on or off")
-    if switch != "on":
-        _say(f"FASTLOG_CUDA={switch}: no CUDA engine; CUDA tensors use the pure-torch reference")
+    missing = _missing(switch)
+    if missing and switch == "on":
+        sys.exit(f"FASTLOG_CUDA=on: {missing}")
+    if missing:
+        _say(f"no CUDA engine ({missing}); {_PLAIN_TORCH}")
         return []
-    if find_nvcc() is None:
-        sys.exit("FASTLOG_CUDA=on: nvcc was not found; set CUDA_HOME, or put nvcc on the PATH")
     depends = [*glob("csrc/cuda/*"), *glob("csrc/core/*")]
-    return [Extension("fastlog._cuda", _SOURCES, depends=sorted(depends))]
+    return [Extension("fastlog._cuda", _SOURCES, depends=sorted(depends), optional=switch == "auto")]
+
+
+def _missing(switch: str) -> str | None:
+    """Why the engine is not built."""
+    if switch == "off":
+        return "FASTLOG_CUDA=off"
+    nvcc = find_nvcc()
+    if nvcc is None:
+        return "nvcc was not found; set CUDA_HOME, put nvcc on the PATH, or pip install nvidia-cuda-nvcc"
+    if switch == "auto" and "FASTLOG_CUDA_ARCHS" not in os.environ and not _native(nvcc):
+        return "no GPU that nvcc knows was found; FASTLOG_CUDA=on or FASTLOG_CUDA_ARCHS builds it anyway"
+    return None
 
 
 def find_nvcc() -> str | None:
@@ -44,8 +60,10 @@ def find_nvcc() -> str | None:
     if home:
         found = os.path.join(home, "bin", "nvcc")
         return found if os.path.exists(found) else None
+    # In an isolated build sys.path lacks the packages of the environment that is built for.
+    folders = [sysconfig.get_path("purelib"), *sys.path]
     wheels = [
-        found for folder in sys.path for found in glob(os.path.join(folder, "nvidia", "*", "bin", "nvcc"))
+        found for folder in folders for found in glob(os.path.join(folder, "nvidia", "*", "bin", "nvcc"))
     ]
     return shutil.which("nvcc") or next(iter(wheels), None)
 
@@ -53,18 +71,37 @@ def find_nvcc() -> str | None:
 def architecture_flags(nvcc: str) -> list[str]:
     """Machine code for each architecture, and PTX of the newest for those to come."""
     asked = os.environ.get("FASTLOG_CUDA_ARCHS")
-    if asked == "native":
-        return ["-arch=native"]
-    known = re.findall(r"sm_(\d+)\b", _output([nvcc, "--list-gpu-code"]))
-    chosen = asked.replace(",", " ").split() if asked else [a for a in ARCHITECTURES if a in known]
+    known = _known(nvcc)
+    if asked == "native" or (not asked and os.environ.get("FASTLOG_CUDA", "auto") == "auto"):
+        chosen = _native(nvcc)
+    elif asked:
+        chosen = asked.replace(",", " ").split()
+    else:
+        chosen = [a for a in ARCHITECTURES if a in known]
     unknown = sorted(set(chosen) - set(known))
     if unknown or not chosen:
         sys.exit(
-            f"FASTLOG_CUDA_ARCHS: this nvcc knows {', '.join(known)}, not {', '.join(unknown) or 'nothing'}"
+            f"FASTLOG_CUDA_ARCHS: this nvcc knows {', '.join(known)}, "
+            f"not {', '.join(unknown) or 'any GPU here'}"
         )
     newest = max(chosen, key=int)
     code = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in chosen]
     return [*code, f"-gencode=arch=compute_{newest},code=compute_{newest}"]
+
+
+def _known(nvcc: str) -> list[str]:
+    return re.findall(r"sm_(\d+)\b", _output([nvcc, "--list-gpu-code"]))
+
+
+def _native(nvcc: str) -> list[str]:
+    """The architectures of the GPUs here; for one that is newer than nvcc, the newest that nvcc knows."""
+    try:
+        listed = _output(["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"])
+        known = [int(architecture) for architecture in _known(nvcc)]
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    here = {int(major + minor) for major, minor in re.findall(r"(\d+)\.(\d)", listed)}
+    return [str(a) for a in sorted({a if a in known else max(known) for a in here if a >= min(known)})]
 
 
 class BuildExtensions(build_ext):
@@ -78,7 +115,13 @@ class BuildExtensions(build_ext):
         assert nvcc is not None
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run(self._nvcc_command(nvcc, target), check=True)
+        try:
+            subprocess.run(self._nvcc_command(nvcc, target), check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            target.unlink(missing_ok=True)
+            if ext.optional:
+                _say(f"nvcc failed: no CUDA engine; {_PLAIN_TORCH}")
+            raise CompileError(f"fastlog._cuda: {error}") from error
 
     def _nvcc_command(self, nvcc: str, target: Path) -> list[str]:
         includes = ["csrc", pybind11.get_include(), *(self.compiler.include_dirs or []), *self.include_dirs]

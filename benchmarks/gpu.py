@@ -1,6 +1,6 @@
-"""The CUDA engine against what one would use instead, in GB/s of the values read. Writes a Markdown table.
+"""fastlog on a GPU against what one would use instead. Writes a page of Markdown tables; takes some minutes.
 
-    python benchmarks/gpu.py [--device cpu] [--values 268435456] [--out table.md]
+    python benchmarks/gpu.py [--out docs/gpu.md] [--values 268435456] [--device cpu --shrink 64]
 
 ``--device cpu`` runs the same script with the CPU engine, to show that it works.
 """
@@ -8,130 +8,256 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.util
+import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import fastlog
-from fastlog.summary import EDGES, TensorSummary
-from fastlog.tensors import _CODES
+from fastlog import devices
+from fastlog.summarize import endless, pack_many
+from fastlog.summary import EDGES
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float8_e4m3fn)
-# A 1 B-parameter decoder: embedding, then per layer attention, MLP and norms.
-MODEL_1B = [
-    (32000, 2048),
-    *[shape for _ in range(22) for shape in [(2048, 2048)] * 4 + [(5632, 2048)] * 3 + [(2048,)] * 2],
-]
+LAPS = 7
 
 
-def inputs(values: int, dtype: torch.dtype, device: str) -> dict[str, torch.Tensor]:
-    """Data of the kinds that histograms of training meet."""
-    gaussian = torch.randn(values, device=device) * 0.02
-    zeros = torch.where(torch.rand(values, device=device) < 0.9, 0.0, gaussian)
-    made = {"gaussian": gaussian, "90 % zeros": zeros, "constant": torch.full_like(gaussian, 0.37)}
-    return {name: tensor.to(dtype) for name, tensor in made.items()}
+def decoder(layers: int, width: int, inner: int, vocabulary: int = 32000) -> list[tuple[int, ...]]:
+    """The shapes of a decoder's parameters: embedding; layers of attention, gated MLP and norms; a head."""
+    layer: list[tuple[int, ...]] = [*[(width, width)] * 4, *[(inner, width)] * 3, *[(width,)] * 2]
+    return [(vocabulary, width), *(layer * layers), (width,), (vocabulary, width)]
 
 
-def contenders(device: str) -> dict[str, Callable[[torch.Tensor], object]]:
-    """fastlog first. Each takes one tensor."""
-    edges = torch.tensor(EDGES, dtype=torch.float32, device=device)
+MODELS = {"1.5 B": decoder(24, 2048, 5632, 64000), "7 B": decoder(32, 4096, 11008)}
 
-    def bucketize(tensor: torch.Tensor) -> object:
-        return torch.bincount(torch.bucketize(tensor.float(), edges), minlength=len(EDGES) + 1)
 
-    start = starter(device)
-    return {
-        "fastlog": lambda tensor: start([tensor]),
-        "copy (read + write)": lambda tensor: tensor.clone(),
-        "torch.histc, 512 equal bins": lambda tensor: torch.histc(tensor.float(), 512),
-        "bucketize + bincount": bucketize,
-        "torch._foreach_norm": lambda tensor: torch._foreach_norm([tensor]),
+class Device:
+    """Where tensors are made and how their time is taken: a CUDA device, or the CPU."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    @property
+    def name(self) -> str:
+        return torch.cuda.get_device_name() if self.kind == "cuda" else platform.processor() or "a CPU"
+
+    @property
+    def engine(self) -> str:
+        return devices.report(torch.cuda.current_device()) if self.kind == "cuda" else "the CPU engine"
+
+    def gaussian(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        if dtype.itemsize == 1:
+            return self.gaussian(shape, torch.bfloat16).to(dtype)
+        return torch.empty(tuple(shape), dtype=dtype, device=self.kind).normal_(std=0.02)
+
+    def edges(self) -> torch.Tensor:
+        return torch.tensor(EDGES, dtype=torch.float32, device=self.kind)
+
+    def synchronize(self) -> None:
+        if self.kind == "cuda":
+            torch.cuda.synchronize()
+
+    @contextlib.contextmanager
+    def without_waiting(self) -> Iterator[None]:
+        """Raises where the host waits for the device."""
+        if self.kind == "cuda":
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            yield
+        finally:
+            if self.kind == "cuda":
+                torch.cuda.set_sync_debug_mode("default")
+
+    def seconds(self, run: Callable[[], object]) -> float:
+        """Median time from the call to the end of its work on the device."""
+        times = []
+        for _ in range(LAPS):
+            self.synchronize()
+            start = time.perf_counter()
+            result = run()
+            self.synchronize()
+            times.append(time.perf_counter() - start)
+            del result
+        return statistics.median(times[LAPS // 3 :])
+
+    def host_seconds(self, run: Callable[[], object]) -> float:
+        """Median time until the call returns, on an idle device."""
+        times = []
+        for _ in range(LAPS):
+            self.synchronize()
+            start = time.perf_counter()
+            result = run()
+            times.append(time.perf_counter() - start)
+            self.synchronize()
+            del result
+        return statistics.median(times[LAPS // 3 :])
+
+
+@dataclass(frozen=True)
+class Contender:
+    """``run`` takes a list of tensors. ``part``: it is given every so many-th part of the values only."""
+
+    run: Callable[[list[torch.Tensor]], object]
+    part: int = 1
+
+
+def contenders(device: Device) -> dict[str, Contender]:
+    """fastlog first, and the copy that the others are measured against."""
+    made = {
+        "fastlog": Contender(start),
+        "copy (read and write)": Contender(lambda tensors: [tensor.clone() for tensor in tensors]),
+        "torch._foreach_norm": Contender(lambda tensors: torch._foreach_norm(tensors)),
+        "torch.histc, 512 equal bins": Contender(lambda ts: [torch.histc(t.float(), 512) for t in ts]),
+        "bucketize + bincount": Contender(_bucketize(device.edges()), 4),
+        "wandb.watch's way": Contender(lambda tensors: [_like_wandb(tensor) for tensor in tensors], 4),
+        "tensorboardX's way": Contender(lambda tensors: [_like_tensorboardx(t) for t in tensors], 64),
     }
+    if device.kind == "cuda" and importlib.util.find_spec("cupy"):
+        made["cupy.histogram, TensorBoard's edges"] = Contender(_cupy_histogram(), 4)
+    return made
 
 
-def starter(device: str) -> Callable[[list[torch.Tensor]], Any]:
-    """One call of the engine, not waited for."""
-    if device == "cpu":
-        return fastlog.summarize
-    from fastlog import _cuda
-    from fastlog.transfer import transfers_of
-
-    transfers = transfers_of(_cuda, torch.cuda.current_device())
-
-    def start(tensors: list[torch.Tensor]) -> Any:
-        return transfers.start([(t.data_ptr(), t.numel(), _CODES[t.dtype], 0, 0) for t in tensors])
-
-    return start
+def start(tensors: list[torch.Tensor]) -> Any:
+    """What `add_histogram` and `watch` do on the calling thread; the result is read elsewhere."""
+    return pack_many(tensors, None, endless)
 
 
-def seconds(run: Callable[[], object], device: str, laps: int = 7) -> float:
-    """Median time from call to the end of its work on the device."""
-    synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
-    times = []
-    for _ in range(laps):
-        synchronize()
-        start = time.perf_counter()
-        result = run()
-        synchronize()
-        times.append(time.perf_counter() - start)
-        del result
-    return statistics.median(times[2:])
+def _bucketize(edges: torch.Tensor) -> Callable[[list[torch.Tensor]], object]:
+    def one(tensor: torch.Tensor) -> torch.Tensor:
+        return torch.bincount(torch.bucketize(tensor.float().flatten(), edges), minlength=len(EDGES) + 1)
+
+    return lambda tensors: [one(tensor) for tensor in tensors]
 
 
-def one_tensor(values: int, device: str) -> list[str]:
-    lines = ["| dtype | data | contender | GB/s read | of copy |", "| --- | --- | --- | --- | --- |"]
+def _like_wandb(tensor: torch.Tensor) -> object:
+    """64 bins between the extremes of the finite values, which the host asks for first."""
+    flat = tensor.float().flatten()
+    flat = flat[torch.isfinite(flat)]
+    low, high = flat.min().item(), flat.max().item()
+    return torch.histc(flat, bins=64, min=low, max=high).cpu().tolist()
+
+
+def _like_tensorboardx(tensor: torch.Tensor) -> object:
+    """All values to the host, and NumPy there."""
+    return np.histogram(tensor.float().cpu().numpy().astype(float), bins=EDGES)
+
+
+def _cupy_histogram() -> Callable[[list[torch.Tensor]], object]:
+    import cupy  # type: ignore[import-not-found]
+
+    edges = cupy.asarray(EDGES, dtype=cupy.float32)
+    return lambda tensors: [
+        cupy.histogram(cupy.from_dlpack(t.float().flatten()), bins=edges) for t in tensors
+    ]
+
+
+def inputs(device: Device, values: int, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
+    """Data of the kinds that histograms of training meet."""
+    gaussian = device.gaussian([values], torch.bfloat16 if dtype.itemsize == 1 else dtype)
+    yield "Gaussian", gaussian.to(dtype)
+    zeros = gaussian * (device.gaussian([values], gaussian.dtype) > 0.0256)  # 1.28 standard deviations
+    yield "90 % zeros", zeros.to(dtype)
+    yield "constant", gaussian.fill_(0.37).to(dtype)
+
+
+def one_tensor(device: Device, values: int) -> list[str]:
+    lines = ["| dtype | data | | GB/s read | of a copy |", "| --- | --- | --- | ---: | ---: |"]
     for dtype in DTYPES:
-        for data, tensor in inputs(values, dtype, device).items():
+        kind = str(dtype).removeprefix("torch.")
+        for data, tensor in inputs(device, values, dtype):
             rates: dict[str, float | None] = {}
-            for name, run in contenders(device).items():
+            for name, contender in contenders(device).items():
+                part = [tensor[: max(1, tensor.numel() // contender.part)]]
                 try:
-                    rates[name] = (
-                        tensor.nbytes / seconds(lambda run=run, tensor=tensor: run(tensor), device) / 1e9
-                    )
-                except (RuntimeError, TypeError):  # this dtype is beyond it
+                    seconds = device.seconds(lambda run=contender.run, part=part: run(part))
+                    rates[name] = part[0].nbytes / seconds / 1e9
+                except (RuntimeError, TypeError, NotImplementedError):  # this dtype is beyond it
                     rates[name] = None
-            copy = rates["copy (read + write)"] or 1.0
+            copy = 2 * (rates["copy (read and write)"] or 0.5)
             for name, rate in rates.items():
-                kind = str(dtype).removeprefix("torch.")
-                cells = "cannot | " if rate is None else f"{rate:.1f} | {rate / (2 * copy):.0%}"
+                cells = "cannot | " if rate is None else f"{rate:.3g} | {rate / copy:.1%}"
                 lines.append(f"| {kind} | {data} | {name} | {cells} |")
     return lines
 
 
-def one_model(device: str, shrink: int) -> list[str]:
-    """Host time of a call, and the device's time, for all weights of a model."""
-    model = [
-        torch.randn([max(1, n // shrink) for n in shape], device=device).bfloat16() for shape in MODEL_1B
+def one_model(device: Device, model: str, dtype: torch.dtype, shrink: int) -> str:
+    """A row: all parameters of a model in one call."""
+    tensors = [device.gaussian([max(1, n // shrink) for n in shape], dtype) for shape in MODELS[model]]
+    check(tensors)
+    with device.without_waiting():
+        host = device.host_seconds(lambda: start(tensors))
+        total = device.seconds(lambda: start(tensors))
+    copy = device.seconds(lambda: [tensor.clone() for tensor in tensors[:64]])
+    norm = device.seconds(lambda: torch._foreach_norm(tensors)) if dtype.itemsize > 1 else None
+    size, copied = (sum(t.nbytes for t in some) for some in (tensors, tensors[:64]))
+    share = size / total / (2 * copied / copy)
+    cells = [
+        model,
+        str(dtype).removeprefix("torch."),
+        str(len(tensors)),
+        f"{size / 1e9:.3g} GB",
+        f"{host * 1e6:.0f} µs",
+        f"{total * 1e3:.3g} ms",
+        f"{size / total / 1e9:.4g} GB/s",
+        f"{share:.0%}",
+        "" if norm is None else f"{norm * 1e3:.3g} ms",
     ]
-    call = starter(device)
-    total = seconds(lambda: call(model), device)
-    start = time.perf_counter()
-    pending = call(model)
-    host = time.perf_counter() - start
-    summaries = pending if device == "cpu" else map(TensorSummary.from_packed, pending.packed())
-    assert [summary.num for summary in summaries] == [tensor.numel() for tensor in model]
-    size = sum(t.nbytes for t in model)
-    return [
-        f"{len(model)} tensors, {size / 1e9:.3g} GB of bfloat16: {host * 1e6:.0f} µs of host time, "
-        f"{total * 1e3:.3g} ms until the device is done, {size / total / 1e9:.0f} GB/s."
-    ]
+    return f"| {' | '.join(cells)} |"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def check(tensors: list[torch.Tensor]) -> None:
+    """Stops a benchmark whose results are wrong."""
+    for tensor, packed in zip(tensors[-3:], start(tensors)[-3:], strict=True):
+        summary = fastlog.TensorSummary.from_packed(bytes(packed))
+        expected = fastlog.summarize(tensor.cpu())
+        same = np.array_equal(summary.counts, expected.counts) and summary.max == expected.max
+        assert same and summary.num == tensor.numel(), "the engine's result is wrong"
+
+
+def page(device: Device, values: int, shrink: int) -> str:
+    lines = [
+        f"# fastlog on {device.name}",
+        "",
+        f"By `python benchmarks/gpu.py`: torch {torch.__version__}, CUDA {torch.version.cuda}, Python "
+        f"{platform.python_version()}. Summaries are made by {device.engine}.",
+        "",
+        "## A model's parameters in one call",
+        "",
+        "Host time is that of the calling thread. Waiting for the device is an error while it is taken.",
+        "",
+        "| model | dtype | tensors | size | host time | until the device is done | read | of a copy | "
+        "torch._foreach_norm |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        *(one_model(device, model, dtype, shrink) for model in MODELS for dtype in DTYPES[1:]),
+        "",
+        "## One tensor",
+        "",
+        f"{values:,} values; medians of {LAPS - LAPS // 3} calls, each waited for. Of a copy: share of the "
+        "bandwidth of `tensor.clone()`, reads and writes counted. The slow ones get a part of the values.",
+        "",
+        *one_tensor(device, values),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--values", type=int, default=1 << 28)
-    parser.add_argument("--shrink", type=int, default=1, help="divide the model's dimensions by this")
+    parser.add_argument("--shrink", type=int, default=1, help="divide the models' dimensions by this")
     parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    name = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
-    lines = [f"{name}, torch {torch.__version__}, {options.values} values a tensor", ""]
-    lines += [*one_tensor(options.values, options.device), "", *one_model(options.device, options.shrink)]
-    text = "\n".join(lines) + "\n"
+    options = parser.parse_args(arguments)
+    text = page(Device(options.device), options.values, options.shrink)
     print(text)
     if options.out:
         options.out.write_text(text)

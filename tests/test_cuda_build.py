@@ -73,6 +73,87 @@ def test_machine_code(architecture: str) -> None:
     assert costs["8-bit"] <= 7 and costs["bf16"] <= 17 and costs["fp16"] <= 17 and costs["fp32"] <= 20
 
 
+def _build(tmp_path: Path, script: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Runs a script that has imported build_cuda. Settings: ``nvcc`` and ``smi``, shell scripts in place of
+    these programs, and environment variables."""
+    (tmp_path / "bin").mkdir(parents=True)
+    for program, name in (("nvcc", "nvcc"), ("smi", "nvidia-smi")):
+        if body := settings.pop(program, None):
+            path = tmp_path / "bin" / name
+            path.write_text(f"#!/bin/sh\n{body}\n")
+            path.chmod(0o755)
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("FASTLOG_CUDA", "CUDA"))
+    }
+    path = f"{tmp_path / 'bin'}:/usr/bin:/bin"
+    environment = {**kept, "PYTHONPATH": str(sass.CSRC.parent), "PATH": path, "CUDA_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", f"import build_cuda as b\n{script}"]
+    return subprocess.run(command, cwd=tmp_path, env=environment | settings, capture_output=True, text=True)
+
+
+_NVCC = "echo sm_75 sm_80 sm_90 sm_120"
+_DECIDE = (
+    "made = b.cuda_extensions()\n"
+    "flags = b.architecture_flags(b.find_nvcc()) if made else []\n"
+    "print(*(ext.optional for ext in made), *(flag.split('code=')[-1] for flag in flags))"
+)
+
+
+@pytest.mark.parametrize(
+    ("settings", "built", "said"),
+    [
+        ({"nvcc": _NVCC}, "", "no GPU that nvcc knows"),
+        ({"nvcc": _NVCC, "smi": "echo 9.0"}, "True e=sm_90 compute_90", ""),
+        ({"nvcc": _NVCC, "smi": "echo 8.0; echo 12.1"}, "True sm_80 sm_120 compute_120", ""),
+        ({"nvcc": _NVCC, "smi": "echo 6.1"}, "", "no GPU that nvcc knows"),
+        ({"nvcc": _NVCC, "smi": "exit 9"}, "", "no GPU that nvcc knows"),
+        ({"nvcc": "exit 1", "smi": "echo 9.0"}, "", "no GPU that nvcc knows"),
+        ({"smi": "echo 9.0"}, "", "nvcc was not found"),
+        ({"nvcc": _NVCC, "FASTLOG_CUDA_ARCHS": "80,90"}, "True sm_80 sm_90 compute_90", ""),
+        ({"nvcc": _NVCC, "FASTLOG_CUDA": "on"}, "False sm_75 sm_80 sm_90 sm_120 compute_120", ""),
+        ({"nvcc": _NVCC, "smi": "echo 9.0", "FASTLOG_CUDA": "off"}, "", "FASTLOG_CUDA=off"),
+    ],
+)
+def test_what_is_built(tmp_path: Path, settings: dict[str, str], built: str, said: str) -> None:
+    done = _build(tmp_path, _DECIDE, **settings)
+    assert done.returncode == 0, done.stderr
+    found = re.findall(r"True|False|(?:sm|compute)_\d+", done.stdout)
+    assert found == re.findall(r"True|False|(?:sm|compute)_\d+", built)
+    assert said in done.stderr and (said or not done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"FASTLOG_CUDA": "on"}, "FASTLOG_CUDA=on: nvcc was not found"),
+        (
+            {"nvcc": _NVCC, "FASTLOG_CUDA": "on", "FASTLOG_CUDA_ARCHS": "90 61"},
+            "knows 75, 80, 90, 120, not 61",
+        ),
+        ({"nvcc": _NVCC, "FASTLOG_CUDA": "on", "FASTLOG_CUDA_ARCHS": "native"}, "not any GPU here"),
+        ({"FASTLOG_CUDA": "yes"}, "use auto, on or off"),
+    ],
+)
+def test_what_cannot_be_built_is_said(tmp_path: Path, settings: dict[str, str], said: str) -> None:
+    done = _build(tmp_path, _DECIDE, **settings)
+    assert done.returncode == 1 and said in done.stderr
+
+
+def test_auto_goes_on_without_the_engine_where_nvcc_fails(tmp_path: Path) -> None:
+    run = (
+        "import setuptools\n"
+        "made = setuptools.Distribution({'name': 'x', 'ext_modules': b.cuda_extensions()})\n"
+        "command = b.BuildExtensions(made)\n"
+        "command.ensure_finalized()\n"
+        "command.run()\n"
+    )
+    nvcc = 'test "$1" = --list-gpu-code && echo sm_90 || exit 3'
+    done = _build(tmp_path, run, nvcc=nvcc, smi="echo 9.0")
+    assert done.returncode == 0 and "nvcc failed: no CUDA engine" in done.stderr
+    done = _build(tmp_path / "on", run, nvcc=nvcc, FASTLOG_CUDA="on")
+    assert done.returncode == 1 and "fastlog._cuda: " in done.stderr
+
+
 def test_only_calls_of_cuda_12_0() -> None:
     for path in sorted((sass.CSRC / "cuda").iterdir()):
         source = re.sub(r"//.*", "", path.read_text())
