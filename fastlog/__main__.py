@@ -17,11 +17,32 @@ def _version(distribution: str) -> str:
         return "not installed"
 
 
-def _cuda() -> str:
+def _cuda() -> dict[str, str]:
+    """What CUDA can do here, and what summarises the tensors of each device."""
     import torch
 
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA device"
-    return f"{device}; CUDA tensors use the pure-torch reference: the CUDA engine is not in use yet"
+    from fastlog import devices
+
+    engine = devices.missing() or "the CUDA engine is built"
+    if torch.version.cuda is None:
+        return {"CUDA": f"torch is built without CUDA; {engine}"}
+    if not torch.cuda.is_available():
+        return {"CUDA": f"no device ({_why_no_device()}); {engine}"}
+    facts = {"CUDA": f"{torch.version.cuda} in torch; {engine}"}
+    for device in range(torch.cuda.device_count()):
+        name = torch.cuda.get_device_name(device)
+        facts[f"CUDA device {device}"] = f"{name}: tensors are summarised by {devices.report(device)}"
+    return facts
+
+
+def _why_no_device() -> str:
+    import torch
+
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except (RuntimeError, AssertionError) as error:
+        return str(error).partition("\n")[0]
+    return "torch sees none"
 
 
 def _crc32c() -> str:
@@ -40,7 +61,7 @@ def info() -> str:
         "fastlog": _version("torch-fastlog"),
         "python": f"{platform.python_version()} on {platform.platform()}",
         "CPU paths": f"{', '.join(core.cpu_paths())} (chosen: {core.cpu_path()}; FASTLOG_CPU_ISA forces one)",
-        "CUDA": _cuda(),
+        **_cuda(),
         "torch": _version("torch"),
         "tensorboardX": _version("tensorboardX"),
         "numpy": _version("numpy"),

@@ -145,6 +145,24 @@ class AsyncQueue(QueueWorker):
         backlog.append(sink, item, nbytes, since, first_to_go)
         return True
 
+    def patience(self) -> float | None:
+        """Seconds that ``put`` would now wait for room, None: as long as it takes. For who needs room
+        elsewhere before there is an item to put."""
+        with self._lock:
+            waits = self._options.overflow == "block" and not self._stalled and not _on_worker()
+            return self._options.block_timeout if waits else 0.0
+
+    def refuse(self, what: str) -> None:
+        """Counts an item for which there was no room elsewhere within ``patience``; ``what`` is full."""
+        with self._lock:
+            self._stalled |= self._options.overflow == "block" and not _on_worker()
+            self._backlog.refuse("overflow")
+            policy = f"overflow={self._options.overflow!r}"
+            self._tell_drop(
+                what, f"{what} is full: dropping what comes, as {policy} says, until there is room."
+            )
+        self._relay.warn()
+
     def flush(self, timeout: float | None = None) -> None:
         """Returns when all that any thread put before is in the files and fsynced (or uploaded), or dropped.
 

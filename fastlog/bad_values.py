@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Literal
 
 from fastlog.relay import Relay
 from fastlog.sinks.base import SinkError
+from fastlog.summarize import NoRoom
 
 
 class BadValues(Relay):
@@ -34,11 +36,15 @@ class Guard:
     """A ``with`` block whose errors are bad values, but for TypeError, which is wrong use and passes.
 
     Gives the ``time.monotonic()`` at which it began.
+
+    Args:
+        refuse: called where there was no room for a value on its way from a device.
     """
 
-    def __init__(self, bad_values: BadValues, place: str) -> None:
+    def __init__(self, bad_values: BadValues, place: str, refuse: Callable[[], None]) -> None:
         self._bad_values = bad_values
         self._place = place
+        self._refuse = refuse
 
     def __enter__(self) -> float:
         if self._bad_values.pending:
@@ -50,5 +56,8 @@ class Guard:
     ) -> bool:
         if not isinstance(error, Exception) or isinstance(error, (TypeError, SinkError)):
             return False
-        self._bad_values.report(self._place, error)
+        if isinstance(error, NoRoom):
+            self._refuse()
+        else:
+            self._bad_values.report(self._place, error)
         return True

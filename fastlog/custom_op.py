@@ -32,7 +32,7 @@ def summarize(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.T
     Raises:
         TypeError: as :func:`fastlog.summarize`.
     """
-    record = np.frombuffer(core.unpack(pack_one(values)), np.int64)
+    record = np.frombuffer(core.unpack(bytes(pack_one(values))), np.int64)
     counts, counters, moments = np.split(record.copy(), [len(EDGES) - 1, len(EDGES) - 1 + len(COUNTERS)])
     parts = (counts, counters, moments.view(np.float64))
     return tuple(torch.from_numpy(part.copy()).to(values.device) for part in parts)  # type: ignore[return-value]

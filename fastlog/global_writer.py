@@ -70,6 +70,12 @@ class RelayQueue:
                 )
                 self._bad_values.warn()
 
+    def patience(self) -> None:
+        """Endless: nothing of a child's stays in flight on a device."""
+
+    def refuse(self, what: str) -> None:
+        """Does nothing: where patience is endless nothing is refused."""
+
     def flush(self, timeout: float | None = None) -> None:
         """Does nothing: the parent's ``flush`` covers what is in the pipe."""
 

@@ -12,7 +12,7 @@ from fastlog.distributed.merger import Contribution, Merger, rank_directory
 from fastlog.distributed.records import Record
 from fastlog.distributed.shards import is_whole, mesh_ranks, own_part
 from fastlog.media_writer import MediaWriter
-from fastlog.summarize import pack_one
+from fastlog.summarize import Packed, pack_one
 from fastlog.summary import TensorSummary
 
 
@@ -35,7 +35,7 @@ class ShardedWriter(MediaWriter):
         part, number = own_part(values, "values")
         if is_whole(values):
             if part.numel():
-                self._add_summary(name, pack_one(part), step, wall_time)
+                self.add_histogram(name, part, step, walltime=wall_time)
             return
         ranks = mesh_ranks(values)
         merger = self._mergers.get(ranks)
@@ -51,11 +51,11 @@ class ShardedWriter(MediaWriter):
             for record in own:
                 self._rank_writer(merger)._add_summary(name, record.packed, step, wall_time)
 
-        records = [Record("", name, pack_one(part), number)] if part.numel() else []
+        records = [Record("", name, pack_one(part, name, self._patience), number)] if part.numel() else []
         merger.submit(Contribution(name, step, records, deliver, alone))
 
-    def _add_summary(self, name: str, packed: bytes, step: int | None, wall_time: float) -> None:
-        self.add_histogram(name, TensorSummary.from_engine(packed), step, walltime=wall_time)
+    def _add_summary(self, name: str, packed: Packed, step: int | None, wall_time: float) -> None:
+        self.add_histogram(name, TensorSummary.from_engine(bytes(packed)), step, walltime=wall_time)
 
     def _merge_over(self, ranks: Sequence[int], owner: object, timeout: float) -> Merger:
         """A new merger, for which ``flush`` and ``close`` wait. See ``Merger``."""

@@ -170,7 +170,7 @@ def _take_tensor(value: torch.Tensor, argument: str) -> Snapshot:
     if value.device.type == "cuda":
         with torch.cuda.device(value.device):
             host = value.to("cpu", non_blocking=True)
-            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
             event.record()
         return Snapshot(host, event)
     return Snapshot(value.to("cpu"))

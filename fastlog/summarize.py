@@ -2,33 +2,139 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, overload
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, overload
 
 import torch
 
+from fastlog.devices import transfers_of
 from fastlog.eager import eager
 from fastlog.native import core
 from fastlog.reference import summarize_reference
 from fastlog.summary import TensorSummary
-from fastlog.tensors import View, is_tensor_like, view_of
+from fastlog.tensors import View, is_tensor_like, view_of, with_zeros
+from fastlog.transfer import Flight, Transfers
 
 
-def pack_one(values: Any, name: str = "values") -> bytes:
-    """The packed summary of one tensor, array, number or (nested) list of numbers. Errors as `summarize`."""
+class NoRoom(Exception):
+    """So much is in flight that there is no pinned memory for more, and time to wait for it is up."""
+
+
+class Later:
+    """The packed summary of one tensor that a device still works on: ``bytes`` of it waits for the device.
+
+    ``len`` is the pinned memory that it holds until then, in bytes. What is pickled are the ``bytes``.
+    """
+
+    __slots__ = ("_flight", "_names", "_place")
+
+    def __init__(self, flight: Flight, place: int, names: Sequence[str]) -> None:
+        self._flight = flight
+        self._place = place
+        self._names = names
+
+    def __bytes__(self) -> bytes:
+        """Raises RuntimeError, with CUDA's own text, where the device failed."""
+        try:
+            return self._flight.packed()[self._place]
+        except RuntimeError as error:
+            raise RuntimeError(f"{_all_of(self._names)}: {error}") from error
+
+    def __len__(self) -> int:
+        return self._flight.nbytes // len(self._names)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return bytes, (bytes(self),)
+
+
+Packed: TypeAlias = bytes | Later
+"""``bytes(packed)`` is ``TensorSummary.to_packed()``; ``len(packed)`` what it holds in memory."""
+
+Patience: TypeAlias = Callable[[], float | None]
+"""Seconds to wait for pinned memory where too much is in flight; None: as long as it takes."""
+
+
+def endless() -> None:
+    """The patience of who needs the result."""
+
+
+def pack_one(values: Any, name: str = "values", patience: Patience = endless) -> Packed:
+    """The packed summary of one tensor, array, number or (nested) list of numbers.
+
+    Args:
+        values: a tensor on a CUDA device is not waited for.
+        name: how to call it in errors.
+        patience: asked where too much is in flight.
+
+    Raises:
+        TypeError: as `summarize`.
+        NoRoom: not within ``patience``.
+        RuntimeError: a CUDA device refuses (graph capture, a failed launch, no memory).
+    """
     view = view_of(values, name)
-    if isinstance(view, View):
+    if isinstance(view, View) and view.device is None:
         return core.summarize_one(view[0], view[1], view[2], view[3], torch.get_num_threads())
-    return summarize_reference(view).to_packed()
+    return _pack([view], [name], patience)[0]
 
 
-def pack_many(tensors: Sequence[Any], names: Sequence[str] | None = None) -> list[bytes]:
-    """Packed summaries of many tensors, those in host memory in one call of the engine."""
+def pack_many(
+    tensors: Sequence[Any], names: Sequence[str] | None = None, patience: Patience = endless
+) -> list[Packed]:
+    """Packed summaries of many tensors, in one call of the engine of each device; see `pack_one`."""
     names = names or [f"values[{i}]" for i in range(len(tensors))]
-    views = [view_of(tensor, name) for tensor, name in zip(tensors, names, strict=True)]
-    host = [view[:4] for view in views if isinstance(view, View)]
-    packed = iter(core.summarize(host, torch.get_num_threads()) if host else ())
-    return [next(packed) if isinstance(v, View) else summarize_reference(v).to_packed() for v in views]
+    return _pack(
+        [view_of(tensor, name) for tensor, name in zip(tensors, names, strict=True)], names, patience
+    )
+
+
+def start(tensor: torch.Tensor, name: str, patience: Patience) -> Later | None:
+    """As `pack_one` for a tensor on a CUDA device with an engine; None for others."""
+    view = view_of(tensor, name)
+    if not isinstance(view, View) or view.device is None:
+        return None
+    transfers = transfers_of(view.device)
+    return None if transfers is None else _start(transfers, [view], [name], patience)[0]
+
+
+def _pack(views: list[View | torch.Tensor], names: Sequence[str], patience: Patience) -> list[Packed]:
+    packed: dict[int, Packed] = {}
+    by_device: dict[int | None, dict[int, View]] = {}
+    for i, view in enumerate(views):
+        if isinstance(view, View):
+            by_device.setdefault(view.device, {})[i] = view
+    host = by_device.pop(None, {})
+    # The devices first: they work while the host does.
+    for device, part in by_device.items():
+        transfers = transfers_of(device) if device is not None else None
+        if transfers is not None:
+            started = _start(transfers, list(part.values()), [names[i] for i in part], patience)
+            packed.update(zip(part, started, strict=True))
+    if host:
+        on_host = core.summarize([view[:4] for view in host.values()], torch.get_num_threads())
+        packed.update(zip(host, on_host, strict=True))
+    return [packed[i] if i in packed else _by_reference(view) for i, view in enumerate(views)]
+
+
+def _start(
+    transfers: Transfers, views: Sequence[View], names: Sequence[str], patience: Patience
+) -> list[Later]:
+    try:
+        flight = transfers.start([(v[0], v[1], v[2], v[3], 0) for v in views], patience())
+    except RuntimeError as error:
+        raise RuntimeError(f"{_all_of(names)}: {error}") from error
+    if flight is None:
+        raise NoRoom
+    return [Later(flight, i, names) for i in range(len(views))]
+
+
+def _by_reference(view: View | torch.Tensor) -> bytes:
+    dense = with_zeros(view.owner, view.implicit_zeros) if isinstance(view, View) else view
+    return summarize_reference(dense).to_packed()
+
+
+def _all_of(names: Sequence[str]) -> str:
+    others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{names[0]}{others}"
 
 
 @overload
@@ -49,7 +155,8 @@ def summarize(values: Any) -> TensorSummary | list[TensorSummary]:
 
     Raises:
         TypeError: complex, quantised, string or object values, tensors without data; says what to do instead.
+        RuntimeError: a CUDA device failed, or the current stream is being captured into a graph.
     """
     if isinstance(values, (list, tuple)) and all(is_tensor_like(v) for v in values):
-        return [TensorSummary.from_engine(packed) for packed in pack_many(values)]
-    return TensorSummary.from_engine(pack_one(values))
+        return [TensorSummary.from_engine(bytes(packed)) for packed in pack_many(values)]
+    return TensorSummary.from_engine(bytes(pack_one(values)))

@@ -41,13 +41,17 @@ _PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter)
 
 
 class View(NamedTuple):
-    """Dense memory of one tensor. ``owner`` keeps it alive; ``address`` is valid only while it lives."""
+    """Dense memory of one tensor. ``owner`` keeps it alive; ``address`` is valid only while it lives.
+
+    ``device``: None for host memory, else a CUDA device's ordinal; ``owner`` is a dense tensor there.
+    """
 
     address: int
     count: int  # type: ignore[assignment]  # tuple has a method of this name
     dtype: int
     implicit_zeros: int
     owner: Any
+    device: int | None = None
 
 
 def is_tensor_like(values: object) -> bool:
@@ -56,7 +60,8 @@ def is_tensor_like(values: object) -> bool:
 
 
 def view_of(values: Any, name: str = "values") -> View | torch.Tensor:
-    """The host view of a tensor, array, number or (nested) list of numbers, or another device's dense tensor.
+    """The view of a tensor in host memory or on a CUDA device, an array, a number or a (nested) list of
+    numbers; of a tensor on another device, the dense tensor.
 
     Dense layouts are not copied, whatever the order of their dimensions; strided slices and expanded tensors
     are.
@@ -82,10 +87,11 @@ def _tensor_view(tensor: torch.Tensor, name: str) -> View | torch.Tensor:
         tensor = tensor.resolve_neg()
     if not tensor.is_contiguous():
         tensor = _dense(tensor)
-    if tensor.device.type != "cpu":
-        if implicit_zeros:
-            tensor = torch.cat([tensor.flatten(), tensor.new_zeros(implicit_zeros)])
-        return tensor
+    device = None
+    if not tensor.is_cpu:
+        if not tensor.is_cuda:
+            return with_zeros(tensor, implicit_zeros)
+        device = tensor.get_device()
     try:
         address = tensor.data_ptr()
     except RuntimeError as error:
@@ -95,7 +101,12 @@ def _tensor_view(tensor: torch.Tensor, name: str) -> View | torch.Tensor:
         if not tensor._is_zerotensor():
             raise TypeError(f"{name}: the tensor's memory is freed (resharded, offloaded?); gather it first")
         count, implicit_zeros = 0, implicit_zeros + count
-    return View(address, count, code, implicit_zeros, tensor)
+    return View(address, count, code, implicit_zeros, tensor, device)
+
+
+def with_zeros(tensor: torch.Tensor, implicit_zeros: int) -> torch.Tensor:
+    """The tensor's elements, and zeros that are not stored."""
+    return torch.cat([tensor.flatten(), tensor.new_zeros(implicit_zeros)]) if implicit_zeros else tensor
 
 
 def _readable(tensor: torch.Tensor, name: str) -> tuple[torch.Tensor, int]:

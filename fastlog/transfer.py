@@ -7,100 +7,25 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
-import torch
+from fastlog.cuda_runtime import Event, Memory, Row, Runtime
 
 if TYPE_CHECKING:
     from fastlog import _cuda
 
-Row = tuple[int, int, int, int, int]
-"""Address, count, dtype code, zeros that are not stored, address of a float32 to multiply by or 0."""
-
 _SMALLEST = 1 << 14
+_LOOK_AGAIN = 0.002  # seconds between looks at the device, for who waits for pinned memory
+_AT_A_TIME = 16  # flights that it finds finished, or not, before it is content
 
 # Pinned memory that a device may still use outlives everything else, even the object that it was taken for.
 _used_by_devices: set[_Slot] = set()
 
-
-class Memory(Protocol):
-    """Bytes that stay where they are for as long as this object lives."""
-
-    def data_ptr(self) -> int: ...
-
-
-class Event(Protocol):
-    """A point in a stream."""
-
-    def record(self, stream: int) -> None: ...
-    def wait(self) -> None: ...
-    def done(self) -> bool: ...
-
-
-class Runtime(Protocol):
-    """What is asked of a CUDA device. Only `Event.wait`, and `prepare` once, may wait for it."""
-
-    def prepare(self) -> tuple[Any, Memory]:
-        """Loads the kernels; the device's limits, and its constant tables in device memory."""
-
-    def pinned(self, nbytes: int) -> Memory: ...
-    def on_device(self, nbytes: int) -> Memory:
-        """Device memory for the current stream, which may be let go while work there still uses it."""
-
-    def launch(self, limits: Any, rows: Sequence[Row]) -> _cuda.Launch: ...
-    def event(self) -> Event: ...
-    def stream(self) -> int:
-        """The calling thread's current stream."""
-
-    def capturing(self) -> bool:
-        """Whether that stream is being captured into a graph."""
-
-    def enqueue(
-        self, launch: _cuda.Launch, table: int, device_table: int, scratch: int, tables: int, stream: int
-    ) -> None: ...
-
-
-class CudaRuntime:
-    """A CUDA device through torch's allocators and streams and the compiled ``fastlog._cuda``."""
-
-    def __init__(self, module: Any, device: int) -> None:
-        self._module = module
-        self._device = device
-
-    def prepare(self) -> tuple[_cuda.DeviceLimits, torch.Tensor]:
-        with torch.cuda.device(self._device):
-            limits = self._module.prepare_device(self._device)
-            tables = torch.frombuffer(bytearray(self._module.device_tables()), dtype=torch.uint8)
-            return limits, tables.to(f"cuda:{self._device}")
-
-    def pinned(self, nbytes: int) -> torch.Tensor:
-        return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
-
-    def on_device(self, nbytes: int) -> torch.Tensor:
-        return torch.empty(nbytes, dtype=torch.uint8, device=f"cuda:{self._device}")
-
-    def launch(self, limits: _cuda.DeviceLimits, rows: Sequence[Row]) -> _cuda.Launch:
-        return self._module.Launch(limits, rows)  # type: ignore[no-any-return]
-
-    def event(self) -> Event:
-        with torch.cuda.device(self._device):
-            return self._module.Event(self._device)  # type: ignore[no-any-return]
-
-    def stream(self) -> int:
-        return torch.cuda.current_stream(self._device).cuda_stream
-
-    def capturing(self) -> bool:
-        with torch.cuda.device(self._device):
-            return torch.cuda.is_current_stream_capturing()
-
-    def enqueue(
-        self, launch: _cuda.Launch, table: int, device_table: int, scratch: int, tables: int, stream: int
-    ) -> None:
-        with torch.cuda.device(self._device):
-            launch.enqueue(table, device_table, scratch, tables, stream)
+CAPTURED = "cannot summarise tensors while their stream is captured into a CUDA graph; log after its replay"
 
 
 @dataclass(eq=False)
@@ -134,39 +59,66 @@ class _Ledger:
 
 
 class Flight:
-    """Summaries that a device still works on. To be read once; let go unread, it gives its memory back."""
+    """Summaries that a device still works on; let go unread, it gives its memory back."""
 
-    __slots__ = ("_launches", "_slot", "_transfers", "nbytes")
+    __slots__ = ("__weakref__", "_error", "_launches", "_lock", "_slot", "_summaries", "_transfers", "nbytes")
 
     def __init__(self, transfers: Transfers, launches: list[_cuda.Launch], slot: _Slot) -> None:
         self._transfers = transfers
         self._launches = launches
         self._slot: _Slot | None = slot
+        self._summaries: list[bytes] = []
+        self._error: Exception | None = None
+        self._lock = threading.Lock()
         self.nbytes = slot.nbytes
-        """Pinned bytes held until then."""
+        """Pinned bytes held until they have been read."""
+
+    @property
+    def landed(self) -> bool:
+        """Whether the pinned memory is given back."""
+        return self._slot is None
 
     def packed(self) -> list[bytes]:
         """Waits for the device (asleep, without the GIL); the packed summaries in the order of the rows.
 
         Raises:
-            RuntimeError: a kernel, or whatever ran before it on the device, failed (CUDA's own text); the
-                flight has been read before.
+            RuntimeError: a kernel, or whatever ran before it on the device, failed (CUDA's own text).
         """
-        slot, self._slot = self._slot, None
-        if slot is None:
-            raise RuntimeError("this flight has been read")
-        summaries: list[bytes] = []
+        with self._lock:
+            if self._slot is not None:
+                self._land(self._slot, wait=True)
+        if self._error is not None:
+            raise self._error
+        return self._summaries
+
+    def land(self) -> bool:
+        """Gives the pinned memory back if the device has finished; never waits."""
+        if not self._lock.acquire(blocking=False):  # somebody waits for it in `packed`
+            return False
         try:
-            slot.event.wait()
+            return self._slot is None or self._land(self._slot, wait=False)
+        finally:
+            self._lock.release()
+
+    def _land(self, slot: _Slot, wait: bool) -> bool:
+        try:
+            if wait:
+                slot.event.wait()
+            elif not slot.event.done():
+                return False
             records = slot.memory.data_ptr()
+            summaries: list[bytes] = []
             for launch in self._launches:
                 summaries += launch.read(records)
                 records += launch.records_bytes + launch.table_bytes
-        except BaseException:
+            self._summaries = summaries
+        except Exception as error:
+            self._slot, self._error = None, error
             self._transfers._lose(slot)
-            raise
-        self._transfers._release(slot)
-        return summaries
+        else:
+            self._slot = None
+            self._transfers._release(slot)
+        return True
 
     def __del__(self) -> None:
         if self._slot is not None:
@@ -180,18 +132,26 @@ class Transfers:
         runtime: the device.
         max_tensors: of one launch; a call with more makes several.
         max_bytes: of pinned memory in flight. One call may exceed it when nothing else is in flight.
+
+    Raises:
+        RuntimeError: the device or its driver cannot run the kernels; with CUDA's own text.
     """
 
-    def __init__(self, runtime: Runtime, *, max_tensors: int, max_bytes: int = 64 << 20) -> None:
+    def __init__(self, runtime: Runtime, *, max_tensors: int, max_bytes: int = 256 << 20) -> None:
         self._runtime = runtime
         self._max_tensors = max_tensors
         self._max_bytes = max_bytes
-        self._limits, self._tables = runtime.prepare()
+        self._limits = runtime.prepare()
+        self._tables = runtime.upload(runtime.tables())
         self._workspaces: dict[int, _Workspace] = {}
         self._ledger = _Ledger()
+        self._flights: deque[weakref.ref[Flight]] = deque()  # oldest first, landed ones among them
+        # Who gives memory back takes no lock: it may be a finaliser, or the worker for which a signal handler
+        # waits whose thread was interrupted inside of the lock.
+        self._returned: deque[_Slot] = deque()
+        self._lost: deque[_Slot] = deque()
         self._abandoned: deque[_Slot] = deque()
         self._lock = threading.Lock()
-        self._returned = threading.Condition(self._lock)
         self._enqueueing = threading.Lock()  # a stream's launches share its workspace: one at a time
 
     def start(self, rows: Sequence[Row], timeout: float | None = None) -> Flight | None:
@@ -201,8 +161,8 @@ class Transfers:
 
         Args:
             rows: dense device memory. Addresses are multiples of the element size.
-            timeout: seconds to wait for pinned memory when too much is in flight; None: as long as it takes,
-                0: not at all.
+            timeout: seconds to wait for pinned memory when too much is in flight, even after what the device
+                has finished is read; None: as long as it takes, 0: not at all.
 
         Returns:
             None if there was no room within ``timeout``.
@@ -212,10 +172,7 @@ class Transfers:
             ValueError: rows that no launch can take.
         """
         if self._runtime.capturing():
-            raise RuntimeError(
-                "cannot summarise tensors while their stream is captured into a CUDA graph; "
-                "log after its replay"
-            )
+            raise RuntimeError(CAPTURED)
         size = self._max_tensors
         groups = [rows[begin : begin + size] for begin in range(0, len(rows), size)]
         launches = [self._runtime.launch(self._limits, group) for group in groups]
@@ -229,11 +186,14 @@ class Transfers:
         except BaseException:
             self._leave_behind(slot)
             raise
-        return Flight(self, launches, slot)
+        flight = Flight(self, launches, slot)
+        self._flights.append(weakref.ref(flight))
+        return flight
 
     def stats(self) -> dict[str, int]:
         """Launches, calls refused for lack of room, and bytes: pinned, of them in flight, on the device."""
         with self._lock:
+            self._collect()
             ledger = self._ledger
             return {
                 "launches": ledger.launches,
@@ -282,25 +242,30 @@ class Transfers:
     def _acquire(self, nbytes: int, timeout: float | None) -> _Slot | None:
         nbytes = _rounded(nbytes)
         deadline = None if timeout is None else time.monotonic() + timeout
-        with self._lock:
-            ledger = self._ledger
-            self._collect_abandoned()
-            while ledger.in_flight and ledger.in_flight_bytes + nbytes > self._max_bytes:
-                left = 0.05 if deadline is None else min(0.05, deadline - time.monotonic())
-                if left <= 0:
+        ledger = self._ledger
+        while True:
+            with self._lock:
+                self._collect()
+                self._forget_landed()
+                if not ledger.in_flight or ledger.in_flight_bytes + nbytes <= self._max_bytes:
+                    ledger.in_flight += 1
+                    ledger.in_flight_bytes += nbytes
+                    if ledger.free.get(nbytes):
+                        return ledger.free[nbytes].pop()
+                    if ledger.pinned_bytes + nbytes > self._max_bytes:
+                        for slots in ledger.free.values():
+                            ledger.pinned_bytes -= sum(slot.nbytes for slot in slots)
+                            slots.clear()
+                    ledger.pinned_bytes += nbytes
+                    break
+            if self._land_finished():
+                continue
+            left = _LOOK_AGAIN if deadline is None else min(_LOOK_AGAIN, deadline - time.monotonic())
+            if left <= 0:
+                with self._lock:
                     ledger.refused += 1
-                    return None
-                self._returned.wait(left)  # what was abandoned comes back without a notice: look again
-                self._collect_abandoned()
-            ledger.in_flight += 1
-            ledger.in_flight_bytes += nbytes
-            if ledger.free.get(nbytes):
-                return ledger.free[nbytes].pop()
-            if ledger.pinned_bytes + nbytes > self._max_bytes:
-                for slots in ledger.free.values():
-                    ledger.pinned_bytes -= sum(slot.nbytes for slot in slots)
-                    slots.clear()
-            ledger.pinned_bytes += nbytes
+                return None
+            time.sleep(left)
         try:
             return _Slot(nbytes, self._runtime.pinned(nbytes), self._runtime.event())
         except BaseException:
@@ -309,9 +274,40 @@ class Transfers:
                 self._land(nbytes)
             raise
 
-    def _release(self, slot: _Slot) -> None:
+    def _land_finished(self) -> bool:
+        """Reads what the device has finished, so that its memory serves the next; False: there is none.
+
+        So nobody waits for memory that only he could give back, be it because he has not put his flights into
+        a queue yet, or because the queue's worker is held up.
+        """
         with self._lock:
-            self._make_free(slot)
+            flights = [flight for reference in self._flights if (flight := reference()) is not None]
+        landed = unfinished = 0
+        for flight in flights:
+            if not flight.landed:
+                finished = flight.land()
+                landed += finished
+                unfinished += not finished
+            if max(landed, unfinished) == _AT_A_TIME:
+                break
+        return landed > 0
+
+    def _forget_landed(self) -> None:
+        while self._flights:
+            flight = self._flights[0]()
+            if flight is not None and not flight.landed:
+                return
+            self._flights.popleft()
+
+    def _release(self, slot: _Slot) -> None:
+        self._returned.append(slot)
+
+    def _lose(self, slot: _Slot) -> None:
+        """Never uses memory again of which nobody knows whether the device has done with it."""
+        self._lost.append(slot)
+
+    def _abandon(self, slot: _Slot) -> None:
+        self._abandoned.append(slot)
 
     def _leave_behind(self, slot: _Slot) -> None:
         """For a launch that failed: the device may have begun with it."""
@@ -322,62 +318,27 @@ class Transfers:
         else:
             self._abandon(slot)
 
-    def _lose(self, slot: _Slot) -> None:
-        """Never uses memory again of which nobody knows whether the device has done with it."""
-        with self._lock:
+    def _collect(self) -> None:
+        """Books what was given back."""
+        for _ in range(len(self._abandoned)):
+            slot = self._abandoned.popleft()
+            try:
+                (self._returned if slot.event.done() else self._abandoned).append(slot)
+            except Exception:  # the device is broken, which whoever waits for it learns
+                self._lose(slot)
+        while self._lost:
+            self._land(self._lost.popleft().nbytes)
+        while self._returned:
+            slot = self._returned.popleft()
+            _used_by_devices.discard(slot)
+            self._ledger.free.setdefault(slot.nbytes, []).append(slot)
             self._land(slot.nbytes)
-
-    def _make_free(self, slot: _Slot) -> None:
-        _used_by_devices.discard(slot)
-        self._land(slot.nbytes)
-        self._ledger.free.setdefault(slot.nbytes, []).append(slot)
 
     def _land(self, nbytes: int) -> None:
         self._ledger.in_flight -= 1
         self._ledger.in_flight_bytes -= nbytes
-        self._returned.notify_all()
-
-    def _abandon(self, slot: _Slot) -> None:
-        self._abandoned.append(slot)  # no lock: finalisers run anywhere
-
-    def _collect_abandoned(self) -> None:
-        for _ in range(len(self._abandoned)):
-            slot = self._abandoned.popleft()
-            try:
-                done = slot.event.done()
-            except Exception:  # the device is broken, which whoever waits for it learns
-                self._land(slot.nbytes)
-                continue
-            if done:
-                self._make_free(slot)
-            else:
-                self._abandoned.append(slot)
 
 
 def _rounded(nbytes: int) -> int:
     """Up to a power of two, so that few sizes serve all calls."""
     return max(_SMALLEST, 1 << (nbytes - 1).bit_length())
-
-
-_transfers: dict[int, Transfers] = {}
-_preparing = threading.Lock()
-
-
-def transfers_of(module: Any, device: int) -> Transfers:
-    """The process's transfers from a CUDA device. The first call loads the kernels, and waits for that.
-
-    Args:
-        module: the compiled ``fastlog._cuda``.
-        device: CUDA's ordinal.
-
-    Raises:
-        RuntimeError: the device or its driver cannot run the kernels; with CUDA's own text.
-    """
-    found = _transfers.get(device)
-    if found is None:
-        with _preparing:
-            found = _transfers.get(device)
-            if found is None:
-                found = Transfers(CudaRuntime(module, device), max_tensors=module.MAX_TENSORS)
-                _transfers[device] = found
-    return found

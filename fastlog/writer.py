@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
-import struct
 from time import monotonic, time
 from typing import Any
 
@@ -15,22 +13,21 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.summary_pb2 import Summary
 
 from fastlog import histograms, hparams
-from fastlog.bad_values import BadValues
 from fastlog.distributed.shards import is_dtensor
 from fastlog.eager import eager_methods
 from fastlog.events import HISTOGRAM, JOB, RAW, SCALAR, Item
 from fastlog.file_writer import EVENT_BYTES
 from fastlog.media import use_tensor
+from fastlog.oddities import COUNTS, later_items, oddities
+from fastlog.scalars import take_number
 from fastlog.sharded_writer import ShardedWriter
 from fastlog.snapshots import MAX_INT, as_float, take, take_one
-from fastlog.summarize import pack_one
+from fastlog.summarize import Packed, pack_one
 from fastlog.summary import TensorSummary
 from fastlog.tags import checked_tag, subdirectory
 from fastlog.writer_base import unless_comet
 
 _UNSET = ""
-# nan, pos_inf, neg_inf and num in the head of a packed summary
-_COUNTS = struct.Struct("<16xqqq56xq")
 
 
 @eager_methods
@@ -112,18 +109,17 @@ class SummaryWriter(ShardedWriter):
         description = checked_tag("" if description is None else description, "summary_description")
         name = self._name(tag)
         place = f"add_scalar({name!r})"
-        with self._guarded(place):
+        with self._guarded(place) as since:
             file_writer = self._get_file_writer()
             step, wall_time = file_writer.stamp(global_step, walltime)
+            encode = functools.partial(_titled, name, title, description, new_style, double_precision)
             if not (title or description or new_style):
                 file_writer.put(*_scalar_item("scalar_value", name, value, step, wall_time, place))
+            elif isinstance(value, torch.Tensor) and not value.is_cpu:
+                part = take_number(value, "scalar_value")
+                self._enqueue_summary(place, [part], encode, step, wall_time, since)
             else:
-                number = as_float(value, "scalar_value")
-                summary = tbx.scalar("", number, title, description)
-                summary.value[0].tag = name
-                if new_style:
-                    use_tensor(summary.value[0], number, double_precision)
-                file_writer.add_summary(summary, step, wall_time)
+                file_writer.add_summary(encode(as_float(value, "scalar_value")), step, wall_time)
             if self._comet_on:
                 self._get_comet_logger().log_metric(tag, title, value, global_step)
 
@@ -209,17 +205,27 @@ class SummaryWriter(ShardedWriter):
                 if is_dtensor(values):
                     self._add_sharded(name, values, step, wall_time)
                     return
-                packed = values.to_packed() if type(values) is TensorSummary else pack_one(values, "values")
-                nan, pos_inf, neg_inf, num = _COUNTS.unpack_from(packed)
+                packed = self._pack(values)
+                if type(packed) is not bytes:
+                    run = functools.partial(later_items, self._bad_values, name, packed, step, wall_time)
+                    job = (JOB, run, len(packed), True, f"add_histogram({name!r})")
+                    file_writer.put(job, len(packed), True, since)
+                    return
+                nan, pos_inf, neg_inf, num = COUNTS.unpack_from(packed)
                 if num:
                     file_writer.put((HISTOGRAM, name, packed, step, wall_time), len(packed), True, since)
                 if nan or pos_inf or neg_inf or not num:
                     inf = pos_inf + neg_inf
-                    for item in _oddities(self._bad_values, name, num, nan, inf, step, wall_time):
+                    for item in oddities(self._bad_values, name, num, nan, inf, step, wall_time):
                         file_writer.put(item, 0)
                     self._bad_values.warn()
         if self._comet_on:
             self._get_comet_logger().log_histogram(values, tag, global_step)
+
+    def _pack(self, values: Any) -> Packed:
+        if type(values) is TensorSummary:
+            return values.to_packed()
+        return pack_one(values, "values", self._patience)
 
     def _add_binned(
         self, name: str, values: Any, step: int | None, wall_time: float, bins: Any, max_bins: Any
@@ -229,7 +235,7 @@ class SummaryWriter(ShardedWriter):
         bad_values = self._bad_values
         with self._guarded(place) as since:
             if isinstance(checked, str) and checked == "tensorflow":
-                packed = values.to_packed() if type(values) is TensorSummary else pack_one(values, "values")
+                packed = self._pack(values)
                 parts = []
                 count = functools.partial(histograms.of_packed, packed, limit)
             else:
@@ -247,7 +253,7 @@ class SummaryWriter(ShardedWriter):
                     wall_time=wall_time,
                     summary=Summary(value=[Summary.Value(tag=name, histo=proto)]),
                 )
-                odd = _oddities(bad_values, name, num, nan, inf, step, wall_time)
+                odd = oddities(bad_values, name, num, nan, inf, step, wall_time)
                 return [(RAW, event.SerializeToString()), *odd] if num else odd
 
             self._enqueue_job(place, parts, run, since)
@@ -363,9 +369,7 @@ def _scalar_item(
         if record is not None:
             record.append(number)
         return (SCALAR, name, number, step, wall_time), 0, False
-    part = take(value, argument)
-    if math.prod(part.shape) != 1:
-        raise ValueError(f"{argument} has shape {part.shape}; pass one element")
+    part = take_number(value, argument)
 
     def run() -> list[Item]:
         number = float(part.array().reshape(()))
@@ -376,22 +380,13 @@ def _scalar_item(
     return (JOB, run, part.nbytes, False, place), part.nbytes, False
 
 
-def _oddities(
-    bad_values: BadValues, name: str, num: int, nan: int, inf: int, step: int | None, wall_time: float
-) -> list[Item]:
-    """Scalars with the numbers of NaN and infinite values beside a tag, and the one warning about them."""
-    if num == 0:
-        bad_values.tell(f"{name} empty", f"add_histogram({name!r}): no elements, nothing is logged")
-    elif nan or inf:
-        bad_values.tell(
-            f"{name} non-finite",
-            f"add_histogram({name!r}): {nan} NaN and {inf} infinite of {num} values; their numbers are "
-            f"logged as {name}/nan and {name}/inf",
-        )
-    counts = {"nan": nan, "inf": inf}
-    return [
-        (SCALAR, f"{name}/{kind}", float(count), step, wall_time) for kind, count in counts.items() if count
-    ]
+def _titled(name: str, title: str, description: str, new_style: bool, double: bool, number: Any) -> Summary:
+    value = float(np.reshape(number, ()))
+    summary = tbx.scalar("", value, title, description)
+    summary.value[0].tag = name
+    if new_style:
+        use_tensor(summary.value[0], value, double)
+    return summary
 
 
 def _histogram_raw(tag: str, *parts: np.ndarray[Any, Any]) -> Any:

@@ -13,6 +13,7 @@ import numpy as np
 import tensorboardX
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from fastlog import devices
 from fastlog.async_queue import AsyncQueue
 from fastlog.bad_values import BadValues, Guard
 from fastlog.events import JOB, RAW, Item
@@ -173,10 +174,16 @@ class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
             self._comet_logger = None
 
     def stats(self) -> dict[str, object]:
-        """What happened so far: the queue's counters (see ``AsyncQueue.stats``) and ``bad_values``, how many
-        values could not be logged."""
+        """What happened so far: the queue's counters (see ``AsyncQueue.stats``); ``bad_values``, how many
+        values could not be logged; and ``cuda``, of all writers of the process together, what is in use on
+        CUDA devices: ``launches``, calls ``refused`` for lack of pinned memory, ``in_flight``, and the bytes
+        ``pinned_bytes``, of them ``in_flight_bytes``, and ``device_bytes`` (empty if no engine is in use)."""
         queue = self._queue
-        return {**(queue.stats() if queue is not None else {}), "bad_values": self._bad_values.count}
+        return {
+            **(queue.stats() if queue is not None else {}),
+            "bad_values": self._bad_values.count,
+            "cuda": devices.stats(),
+        }
 
     def _foreign_writers(self) -> list[Any]:
         """What a subclass has put into ``all_writers``: tensorboardX's and torch's writers flush it too."""
@@ -245,7 +252,16 @@ class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
 
     def _guarded(self, place: str) -> Guard:
         """A ``with`` block in which a bad value gives a warning, or an error, as ``on_error`` says."""
-        return Guard(self._bad_values, place)
+        return Guard(self._bad_values, place, self._refuse)
+
+    def _patience(self) -> float | None:
+        """Seconds to wait for pinned memory; see ``AsyncQueue.patience``."""
+        return 0.0 if self._queue is None else self._queue.patience()
+
+    def _refuse(self) -> None:
+        """Counts what was dropped for lack of pinned memory."""
+        if self._queue is not None:
+            self._queue.refuse("the pinned memory of a CUDA device")
 
     def _enqueue_summary(
         self,

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from hypothesis import settings
 
+import fastlog
 from fastlog.native import core
+
+if TYPE_CHECKING:
+    from cuda_on_cpu.late_torch import FakeCuda
 
 settings.register_profile(
     "fastlog", deadline=None, derandomize=bool(os.environ.get("CI")), print_blob=True, max_examples=60
@@ -31,6 +36,22 @@ def cpu_path(request: pytest.FixtureRequest) -> Iterator[str]:
     core.choose_cpu_path(request.param)
     yield request.param
     core.choose_cpu_path(chosen)
+
+
+@pytest.fixture
+def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
+    """Two CUDA devices that are none, in use already; fails a test whose training threads wait for one."""
+    from cuda_on_cpu.device import load_module
+    from cuda_on_cpu.late_torch import FakeCuda
+
+    fake = FakeCuda(load_module())
+    with monkeypatch.context() as patched:
+        fake.patch(patched)
+        fastlog.summarize([fake.tensor(torch.ones(3), device) for device in (0, 1)])
+        fake.calls.clear()
+        yield fake
+        fake.close()
+        assert fake.violations == []
 
 
 def _process_state() -> dict[str, object]:

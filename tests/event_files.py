@@ -38,6 +38,28 @@ def scalars(logdir: Path) -> list[tuple[str, int, float]]:
     ]
 
 
+def histograms(logdir: Path) -> dict[tuple[str, int], Any]:
+    """By tag and step, in the order of the file; of one directory alone."""
+    return {
+        (value.tag, event.step): value.histo
+        for path in sorted(logdir.glob("events.*"))
+        for event in events(path)
+        for value in event.summary.value
+        if value.HasField("histo")
+    }
+
+
+def simple_values(logdir: Path) -> dict[tuple[str, int], float]:
+    """By tag and step, in the order of the file; of one directory alone."""
+    return {
+        (value.tag, event.step): value.simple_value
+        for path in sorted(logdir.glob("events.*"))
+        for event in events(path)
+        for value in event.summary.value
+        if value.HasField("simple_value")
+    }
+
+
 def log(logdir: Path, calls: Callable[[Any], object], **options: Any) -> dict[str, Any]:
     """What ``calls`` logs to a writer, as :func:`values`."""
     with fastlog.SummaryWriter(logdir, **options) as writer:

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from event_files import histograms, simple_values
 
 import fastlog
+from fastlog import devices
+from fastlog.cuda_runtime import Row
 from fastlog.summary import TensorSummary
 from fastlog.tensors import _CODES
-from fastlog.transfer import Row, Transfers, transfers_of
+from fastlog.transfer import Transfers
 
 pytestmark = pytest.mark.cuda
 
 
 @pytest.fixture(scope="module")
 def transfers() -> Transfers:
-    from fastlog import _cuda
-
-    return transfers_of(_cuda, torch.cuda.current_device())
+    found = devices.transfers_of(torch.cuda.current_device())
+    assert found is not None, devices.report(torch.cuda.current_device())
+    return found
 
 
 def _rows(tensors: list[torch.Tensor]) -> list[Row]:
@@ -113,3 +118,59 @@ def test_a_capture_in_another_thread_survives_reads(transfers: Transfers) -> Non
             transfers.start(_rows([tensor]))
     reader.join()
     graph.replay()
+
+
+def test_a_little_of_everything_for_the_sanitizer(transfers: Transfers) -> None:
+    tensors = [tensor[1:] for tensor in _of_every_dtype(20_001)]
+    _assert_same(_read(transfers, tensors), tensors)
+
+
+def test_the_writer_never_waits(transfers: Transfers, tmp_path: Path) -> None:
+    writer = fastlog.SummaryWriter(tmp_path)
+    values = torch.randn(100_000, device="cuda", dtype=torch.bfloat16)
+    before = values.clone()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for step in range(20):
+            writer.add_histogram("values", values, step)
+            writer.add_scalar("first", values[0], step)
+            values.mul_(2)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    writer.close()
+    found = histograms(tmp_path)
+    for step in range(20):
+        assert found["values", step].max == (before * 2.0**step).max().item()
+        assert simple_values(tmp_path)["first", step] == (before[0] * 2.0**step).item()
+    assert writer.stats()["cuda"]["in_flight"] == 0
+
+
+def test_watch_sees_what_it_sees_on_the_cpu(transfers: Transfers, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.Tanh(), torch.nn.Linear(256, 64))
+    writer = fastlog.SummaryWriter(tmp_path)
+    on_device = copy.deepcopy(model).cuda()
+    optimizer = torch.optim.SGD(on_device.parameters(), lr=0.1)
+    watcher = fastlog.watch(on_device, writer, optimizer, every=1, log="all")
+    batch = torch.randn(32, 64, device="cuda")
+    weights = []
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(5):
+            on_device(batch).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            weights.append([param.detach().clone() for param in on_device.parameters()])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    watcher.remove()
+    writer.close()
+    found = histograms(tmp_path)
+    for step, tensors in enumerate(weights):
+        for (name, _), tensor in zip(model.named_parameters(), tensors, strict=True):
+            expected = fastlog.summarize(tensor.cpu())
+            histo = found[f"weights/{name}", step]
+            assert (histo.min, histo.max, histo.num) == (expected.min, expected.max, expected.num)
+            assert histo.sum == pytest.approx(expected.sum, rel=1e-9, abs=1e-9)
+            assert list(histo.bucket) == list(expected.to_proto().bucket)
+    assert ("gradients/0.weight", 4) in found and ("activations/2", 4) in found

@@ -239,11 +239,46 @@ def test_memory_in_use_outlives_everything(runtime: LateRuntime) -> None:
     assert runtime.failure is None
 
 
-def test_a_flight_is_read_once(runtime: LateRuntime) -> None:
-    flight = _transfers(runtime).start(_rows(_tensors(9)))
-    _read(flight)
-    with pytest.raises(RuntimeError, match="has been read"):
-        _read(flight)
+def test_a_flight_can_be_read_again(runtime: LateRuntime) -> None:
+    transfers = _transfers(runtime)
+    flight = transfers.start(_rows(_tensors(9)))
+    first = _read(flight)
+    _read(transfers.start(_rows(_tensors(10))))
+    assert _read(flight) == first
+
+
+def test_finished_flights_make_room_without_a_reader(runtime: LateRuntime) -> None:
+    """The thread that needs room holds all flights itself: it reads what is finished, and waits for none."""
+    transfers = _transfers(runtime, max_bytes=1 << 15)
+    calls = [_tensors(seed, count=1) for seed in range(20)]
+    flights = [transfers.start(_rows(tensors)) for tensors in calls]
+    assert transfers.stats()["pinned_bytes"] == 1 << 15
+    for flight, tensors in zip(flights, calls, strict=True):
+        _assert_summaries(_read(flight), tensors)
+    assert transfers.stats()["in_flight"] == transfers.stats()["in_flight_bytes"] == 0
+
+
+def test_reading_needs_no_lock_that_an_interrupted_thread_may_hold(runtime: LateRuntime) -> None:
+    """A signal handler that flushes waits for the worker, inside of whatever the main thread was doing."""
+    transfers = _transfers(runtime)
+    tensors = _tensors(13)
+    flight = transfers.start(_rows(tensors))
+    with transfers._lock, transfers._enqueueing:
+        _assert_summaries(_read(flight), tensors)
+    assert transfers.stats()["in_flight"] == 0
+
+
+def test_a_failure_found_while_making_room_comes_to_the_reader(runtime: LateRuntime) -> None:
+    transfers = _transfers(runtime, max_bytes=1 << 14)
+    runtime.failure = runtime.module.CudaError("an illegal memory access")
+    flight = transfers.start(_rows(_tensors(11, count=1)))
+    runtime.device.synchronize()
+    runtime.failure = None
+    tensors = _tensors(12, count=1)
+    _assert_summaries(_read(transfers.start(_rows(tensors), timeout=0)), tensors)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="illegal memory access"):
+            _read(flight)
 
 
 def test_a_refused_launch_leaves_the_rest_usable(runtime: LateRuntime) -> None:
@@ -293,7 +328,7 @@ def test_devices_with_less_shared_memory(runtime: LateRuntime, monkeypatch: pyte
 
 
 def test_a_launch_that_cuda_refuses(runtime: LateRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
-    limits, tables = runtime.prepare()
+    limits, tables = runtime.prepare(), runtime.upload(runtime.tables())
     launch = runtime.launch(limits, _rows(_tensors(15)))
     table, device_table = runtime.pinned(launch.table_bytes), runtime.on_device(launch.table_bytes)
     records, scratch = runtime.pinned(launch.records_bytes), runtime.on_device(launch.scratch_bytes)
@@ -306,6 +341,22 @@ def test_a_launch_that_cuda_refuses(runtime: LateRuntime, monkeypatch: pytest.Mo
         launch.read(records.data_ptr())
     monkeypatch.delenv("CUDA_ON_CPU_SHARED_BYTES")
     launch.enqueue(*arguments, stream=0)
+    assert len(launch.read(records.data_ptr())) == 5
+
+
+def test_an_error_is_reported_once(runtime: LateRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA keeps the last error of any call, and a launch asks for it."""
+    limits, tables = runtime.prepare(), runtime.upload(runtime.tables())
+    launch = runtime.launch(limits, _rows(_tensors(16)))
+    table, device_table = runtime.pinned(launch.table_bytes), runtime.on_device(launch.table_bytes)
+    records, scratch = runtime.pinned(launch.records_bytes), runtime.on_device(launch.scratch_bytes)
+    launch.pack(table.data_ptr(), records.data_ptr())
+    assert not runtime.module.Event(0).done()  # "not ready" is an error code
+    monkeypatch.setenv("CUDA_ON_CPU_SHARED_BYTES", str(48 << 10))
+    with pytest.raises(RuntimeError, match="invalid argument"):
+        runtime.prepare()
+    monkeypatch.delenv("CUDA_ON_CPU_SHARED_BYTES")
+    launch.enqueue(*(memory.data_ptr() for memory in (table, device_table, scratch, tables)), stream=0)
     assert len(launch.read(records.data_ptr())) == 5
 
 

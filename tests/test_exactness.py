@@ -40,7 +40,7 @@ REPEATS = [1, 3]
 
 def each_alone(tensor: torch.Tensor) -> list[TensorSummary]:
     """One summary per element, without a copy of any."""
-    address, count, dtype, _, _ = view_of(tensor)
+    address, count, dtype = view_of(tensor)[:3]
     rows = [(address + i * tensor.itemsize, 1, dtype, 0) for i in range(count)]
     return [TensorSummary.from_packed(packed) for packed in core.summarize(rows, 1)]
 

@@ -72,7 +72,10 @@ void Event::wait() {
 bool Event::done() {
   const RelaxedCapture relaxed;
   const cudaError_t state = cudaEventQuery(handle(event_));
-  if (state == cudaErrorNotReady) return false;
+  if (state == cudaErrorNotReady) {
+    cudaGetLastError();  // else the next launch takes it for its own error
+    return false;
+  }
   check(state, "waiting for summaries", device_);
   return true;
 }

@@ -13,6 +13,7 @@ namespace fastlog::cuda {
 
 inline void check(cudaError_t error, const char* what, int device) {
   if (error == cudaSuccess) return;
+  cudaGetLastError();  // else the next launch reports it once more
   throw CudaError(std::string(what) + " on CUDA device " + std::to_string(device) + ": " + cudaGetErrorString(error));
 }
 

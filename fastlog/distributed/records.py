@@ -6,6 +6,7 @@ import marshal
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from fastlog.summarize import Packed
 from fastlog.summary import COUNTERS, merge_packed
 
 _NUM = 8 * COUNTERS.index("num")  # a packed summary begins with the counters (csrc/core/pack.h)
@@ -20,15 +21,15 @@ class Record(NamedTuple):
 
     kind: str
     name: str
-    packed: bytes
+    packed: Packed
     part: int = 0
 
 
 def encode(records: Sequence[Record], numbers: dict[str, float]) -> bytes:
-    """Records and numbers by name as bytes for the ranks of one job; none for nothing."""
+    """Records and numbers by name as bytes for the ranks of one job; none for nothing. Waits for devices."""
     if not records and not numbers:
         return b""
-    return marshal.dumps(([tuple(record) for record in records], numbers))
+    return marshal.dumps(([(kind, name, bytes(p), part) for kind, name, p, part in records], numbers))
 
 
 def decode(data: bytes | memoryview) -> tuple[list[Record], dict[str, float]]:
@@ -49,7 +50,8 @@ def merge(by_rank: Mapping[int, Iterable[Record]]) -> tuple[list[Record], dict[s
     found: dict[tuple[str, str], dict[int, tuple[int, list[bytes]]]] = {}
     differing: dict[str, tuple[int, int]] = {}
     for rank, records in by_rank.items():
-        for kind, name, packed, part in records:
+        for kind, name, record, part in records:
+            packed = bytes(record)
             parts = found.setdefault((kind, name), {})
             if not is_empty(packed):
                 holder, summaries = parts.setdefault(part, (rank, []))

@@ -123,7 +123,8 @@ def items(
 
 def _by_kind(records: Sequence[Record]) -> dict[str, dict[str, bytes]]:
     kinds: dict[str, dict[str, bytes]] = defaultdict(dict)
-    for kind, name, packed, _ in records:
+    for kind, name, record, _ in records:
+        packed = bytes(record)  # waits for a device
         named = kinds[kind]
         if name in named:
             packed = (TensorSummary.from_packed(named[name]) + TensorSummary.from_packed(packed)).to_packed()

@@ -17,7 +17,7 @@ from fastlog.distributed.records import Record
 from fastlog.eager import eager, eager_methods
 from fastlog.events import JOB
 from fastlog.sinks.base import SinkError
-from fastlog.summarize import pack_many
+from fastlog.summarize import NoRoom, pack_many
 from fastlog.tensors import view_of
 from fastlog.watching import reading, select, series
 from fastlog.watching.activations import Taps
@@ -336,10 +336,17 @@ class Watcher:
             [r for r in readings if r.tensor.numel()] if self._ranks is None else self._ranks.own(readings)
         )
         try:
-            packed = pack_many([r.tensor for r in readings], [f"{r.kind}/{r.name}" for r in readings])
+            return self._pack(readings)
         except TypeError:
-            readings = [r for r in readings if self._is_readable(r)]
-            packed = pack_many([r.tensor for r in readings])
+            return self._pack([r for r in readings if self._is_readable(r)])
+
+    def _pack(self, readings: list[Reading]) -> list[Record]:
+        names = [f"{r.kind}/{r.name}" for r in readings]
+        try:
+            packed = pack_many([r.tensor for r in readings], names, self._writer._patience)
+        except NoRoom:
+            self._writer._refuse()
+            return []
         return [Record(r.kind, r.name, p, r.part) for r, p in zip(readings, packed, strict=True)]
 
     def _is_readable(self, r: Reading) -> bool:

@@ -7,12 +7,13 @@ device's thread gets to it, and waiting on a thread that must not wait raises.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import random
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -52,6 +53,7 @@ class LateDevice:
         self._streams: dict[int, deque[Callable[[], None]]] = {}
         self._changed = threading.Condition()
         self._closing = False
+        self._crash: Exception | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -71,6 +73,8 @@ class LateDevice:
             self._closing = True
             self._changed.notify_all()
         self._thread.join()
+        if self._crash:
+            raise self._crash
 
     def _run(self) -> None:
         while True:
@@ -80,7 +84,10 @@ class LateDevice:
                     return
             self.gate.wait()
             stream = self._random.choice([s for s, work in self._streams.items() if work])
-            self._streams[stream][0]()
+            try:
+                self._streams[stream][0]()
+            except Exception as error:  # a mistake of the double itself: `close` says so
+                self._crash = self._crash or error
             with self._changed:
                 self._streams[stream].popleft()
                 self._changed.notify_all()
@@ -109,6 +116,8 @@ class LateEvent:
             raise self._error
 
     def done(self) -> bool:
+        if self._reached.is_set() and self._error:
+            raise self._error
         return self._reached.is_set()
 
 
@@ -130,10 +139,16 @@ class LateRuntime:
         """Makes it the calling thread's current stream."""
         self._streams.current = stream
 
-    def prepare(self) -> tuple[Any, HostMemory]:
-        tables = np.frombuffer(self.module.device_tables(), np.uint8)
-        self._kept.append(tables)
-        return self.module.prepare_device(0), HostMemory(tables)
+    def prepare(self) -> Any:
+        return self.module.prepare_device(0)
+
+    def tables(self) -> bytes:
+        return self.module.device_tables()
+
+    def upload(self, data: bytes) -> HostMemory:
+        memory, array = self._allocate(len(data))
+        array[:] = np.frombuffer(data, np.uint8)
+        return memory
 
     def pinned(self, nbytes: int) -> HostMemory:
         if self.refuse_pinned:
@@ -156,6 +171,13 @@ class LateRuntime:
 
     def stream(self) -> int:
         return getattr(self._streams, "current", 0)
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        before = self.stream()
+        self.use_stream(99)
+        yield
+        self.use_stream(before)
 
     def capturing(self) -> bool:
         return self.is_capturing

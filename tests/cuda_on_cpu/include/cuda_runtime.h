@@ -130,6 +130,11 @@ void launch(const char*, dim3 grid, dim3 block, std::size_t shared_bytes, cudaSt
 }
 }  // namespace cuda_on_cpu
 
+// As the runtime does: what a call returns other than success is also the last error, until that is asked for.
+inline cudaError_t returned(cudaError_t error) {
+  if (error != cudaSuccess) cuda_on_cpu::device().last_error = error;
+  return error;
+}
 inline cudaError_t cudaGetLastError() {
   const cudaError_t error = cuda_on_cpu::device().last_error;
   cuda_on_cpu::device().last_error = cudaSuccess;
@@ -153,7 +158,7 @@ inline cudaError_t cudaMemsetAsync(void* at, int value, std::size_t bytes, cudaS
 }
 template <class Kernel>
 cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int bytes) {
-  return bytes <= cuda_on_cpu::shared_bytes() ? cudaSuccess : cudaErrorInvalidValue;
+  return returned(bytes <= cuda_on_cpu::shared_bytes() ? cudaSuccess : cudaErrorInvalidValue);
 }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   const bool multiprocessors = attribute == cudaDevAttrMultiProcessorCount;
@@ -172,8 +177,10 @@ inline cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
   *event = true;
   return cudaSuccess;
 }
-inline cudaError_t cudaEventSynchronize(cudaEvent_t event) { return *event ? cudaSuccess : cudaErrorInvalidValue; }
-inline cudaError_t cudaEventQuery(cudaEvent_t event) { return *event ? cudaSuccess : cudaErrorNotReady; }
+inline cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  return returned(*event ? cudaSuccess : cudaErrorInvalidValue);
+}
+inline cudaError_t cudaEventQuery(cudaEvent_t event) { return returned(*event ? cudaSuccess : cudaErrorNotReady); }
 inline cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
   thread_local cudaStreamCaptureMode current = cudaStreamCaptureModeGlobal;
   std::swap(current, *mode);

@@ -1,0 +1,162 @@
+"""Which CUDA devices the engine runs on; why not on the others, and how to get it there.
+
+``FASTLOG_CUDA``, read at a device's first use: ``auto`` (default) takes plain torch where the engine is
+missing, cannot run or fails its self-check, and says so once; ``off`` always takes plain torch; ``on`` raises
+instead.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+
+from fastlog.cuda_runtime import CudaRuntime, Runtime, is_capturing
+from fastlog.native import core
+from fastlog.relay import Relay
+from fastlog.summary import TensorSummary
+from fastlog.transfer import CAPTURED, Transfers
+
+HOW_TO_BUILD = (
+    "`FASTLOG_CUDA=on pip install .` in fastlog's checkout builds it; needs CUDA's compiler, nvcc "
+    "(also in the package nvidia-cuda-nvcc, version 13 and later)"
+)
+_SAMPLE_BYTES = 50_000  # three rounds of a block's vector loads
+_WAITS = "plain torch, which makes the calling thread wait"
+# Element sizes by dtype code (csrc/core/dtype.h), of all but bool, which has no meaning for most bytes.
+_SIZES = (8, 4, 2, 2, 1, 1, 1, 1, 1, 1, 2, 4, 8, 1, 2, 4, 8)
+
+
+@dataclass(frozen=True)
+class _Engine:
+    """Of one device: what carries its summaries, or why nothing does."""
+
+    transfers: Transfers | None
+    why_not: str = ""
+
+
+_engines: dict[int, _Engine] = {}
+_preparing = threading.Lock()
+_said = Relay("warn")
+
+
+def transfers_of(device: int) -> Transfers | None:
+    """The transfers of a CUDA device (its ordinal); None: plain torch has to do.
+
+    A device's first call loads the kernels and checks them against the CPU engine, and waits for that.
+
+    Raises:
+        RuntimeError: the current stream is being captured into a CUDA graph; or, under ``FASTLOG_CUDA=on``,
+            there is no engine.
+        ValueError: ``FASTLOG_CUDA`` is none of auto, on and off.
+    """
+    if is_capturing(device):
+        raise RuntimeError(CAPTURED)
+    return _engine_of(device).transfers
+
+
+def stats() -> dict[str, int]:
+    """Sums over the devices that are in use, of ``Transfers.stats``; empty if none is."""
+    total: Counter[str] = Counter()
+    for engine in list(_engines.values()):
+        if engine.transfers is not None:
+            total.update(engine.transfers.stats())
+    return dict(total)
+
+
+def report(device: int) -> str:
+    """What summarises tensors of a CUDA device, and why not the engine if it does not."""
+    try:
+        engine = _engine_of(device)
+    except (RuntimeError, ValueError) as error:
+        return str(error)
+    return engine.why_not or "the CUDA engine, which never makes the calling thread wait"
+
+
+def missing() -> str | None:
+    """Why the compiled engine cannot be loaded, None if it can."""
+    try:
+        _module()
+    except ImportError as error:
+        return f"the CUDA engine is not built or does not load ({error}); {HOW_TO_BUILD}"
+    return None
+
+
+def _engine_of(device: int) -> _Engine:
+    engine = _engines.get(device)
+    if engine is None:
+        with _preparing:
+            engine = _engines.get(device)
+            if engine is None:
+                engine = _engines[device] = _prepare(device)
+        if engine.why_not and _mode() != "off":
+            message = f"fastlog: CUDA device {device}: {engine.why_not}"
+            _said.tell(engine.why_not, message)
+            _said.warn()
+    return engine
+
+
+def _prepare(device: int) -> _Engine:
+    mode = _mode()
+    if mode == "off":
+        return _Engine(None, f"{_WAITS} (FASTLOG_CUDA=off)")
+    why_not = missing()
+    if why_not is None:
+        module = _module()
+        try:
+            runtime = CudaRuntime(module, device)
+            transfers = Transfers(runtime, max_tensors=module.MAX_TENSORS)
+            why_not = self_check(runtime, transfers)
+            if why_not is None:
+                return _Engine(transfers)
+        except module.CudaError as error:
+            why_not = str(error)
+    if mode == "on":
+        raise RuntimeError(f"FASTLOG_CUDA=on: {why_not}")
+    return _Engine(None, f"{_WAITS}: {why_not}")
+
+
+def self_check(runtime: Runtime, transfers: Transfers) -> str | None:
+    """Summarises the same bytes as every dtype on the device and on the CPU; what differs, or None."""
+    data = np.random.default_rng(0).bytes(_SAMPLE_BYTES)
+    host = np.frombuffer(data, np.uint8).ctypes.data
+    with runtime.aside():
+        memory = runtime.upload(data)
+        # From the second element on, so that vector loads have a head and a tail.
+        shapes = [(size, len(data) // size - 1, code, 0) for code, size in enumerate(_SIZES)]
+        flight = transfers.start([(memory.data_ptr() + at, n, code, 0, 0) for at, n, code, _ in shapes])
+        assert flight is not None
+        found = flight.packed()
+    expected = core.summarize([(host + at, n, code, 0) for at, n, code, _ in shapes], 1)
+    wrong = [code for code, pair in enumerate(zip(found, expected, strict=True)) if not _agree(*pair)]
+    return f"the self-check found wrong results (dtype codes {wrong})" if wrong else None
+
+
+def _agree(packed: bytes, other: bytes) -> bool:
+    """Equal but for sums, which the engines add in different orders."""
+    a, b = TensorSummary.from_packed(packed)._record, TensorSummary.from_packed(other)._record
+    with np.errstate(all="ignore"):
+        slack = 1e-9 * b["abs_max"] * b["num"]
+        sums = np.isclose(a["sum"], b["sum"], 1e-9, slack) and np.isclose(
+            a["sum_squares"], b["sum_squares"], 1e-9
+        )
+    return bool(sums) and all(
+        np.array_equal(a[n], b[n]) for n in a.dtype.names or () if not n.startswith("sum")
+    )
+
+
+def _mode() -> str:
+    mode = os.environ.get("FASTLOG_CUDA", "auto")
+    if mode not in ("auto", "on", "off"):
+        raise ValueError(f"FASTLOG_CUDA={mode!r}: use auto, on or off")
+    return mode
+
+
+def _module() -> ModuleType:
+    from fastlog import _cuda
+
+    return _cuda

@@ -1,0 +1,40 @@
+"""The events of one histogram: beside it the numbers of what is in no bucket, and the warning about them."""
+
+from __future__ import annotations
+
+import struct
+
+from fastlog.bad_values import BadValues
+from fastlog.events import HISTOGRAM, SCALAR, Item
+from fastlog.summarize import Packed
+
+COUNTS = struct.Struct("<16xqqq56xq")
+"""nan, pos_inf, neg_inf and num in the head of a packed summary."""
+
+
+def later_items(
+    bad_values: BadValues, name: str, later: Packed, step: int | None, wall_time: float
+) -> list[Item]:
+    """All events of a summary that comes from a device; waits for it."""
+    packed = bytes(later)
+    nan, pos_inf, neg_inf, num = COUNTS.unpack_from(packed)
+    odd = oddities(bad_values, name, num, nan, pos_inf + neg_inf, step, wall_time)
+    return [(HISTOGRAM, name, packed, step, wall_time), *odd] if num else odd
+
+
+def oddities(
+    bad_values: BadValues, name: str, num: int, nan: int, inf: int, step: int | None, wall_time: float
+) -> list[Item]:
+    """Scalars with the numbers of NaN and infinite values beside a tag, and the one warning about them."""
+    if num == 0:
+        bad_values.tell(f"{name} empty", f"add_histogram({name!r}): no elements, nothing is logged")
+    elif nan or inf:
+        bad_values.tell(
+            f"{name} non-finite",
+            f"add_histogram({name!r}): {nan} NaN and {inf} infinite of {num} values; their numbers are "
+            f"logged as {name}/nan and {name}/inf",
+        )
+    counts = {"nan": nan, "inf": inf}
+    return [
+        (SCALAR, f"{name}/{kind}", float(count), step, wall_time) for kind, count in counts.items() if count
+    ]

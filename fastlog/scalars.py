@@ -1,0 +1,49 @@
+"""One number that is still on a device."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastlog.snapshots import Snapshot, take_one
+from fastlog.summarize import Later, NoRoom, start
+from fastlog.summary import TensorSummary
+
+
+class NumberInFlight(Snapshot):
+    """A tensor of one element as its summary, on its way with those of histograms."""
+
+    __slots__ = ("_later",)
+
+    def __init__(self, later: Later) -> None:
+        self._later = later
+        self.shape = ()
+        self.nbytes = len(later)
+
+    def array(self) -> np.ndarray[Any, Any]:
+        """The number, float64; waits for the device."""
+        summary = TensorSummary.from_engine(bytes(self._later))
+        if summary.num_finite:
+            return np.array(summary.min)
+        return np.array(math.nan if summary.nan else math.inf if summary.pos_inf else -math.inf)
+
+
+def take_number(value: torch.Tensor, argument: str) -> Snapshot:
+    """The one element of a tensor that is not in host memory; a CUDA device is not waited for.
+
+    Raises:
+        TypeError: complex, quantised, without values.
+        ValueError: not exactly one element.
+        RuntimeError: a CUDA device refuses (graph capture, a failed launch, no memory).
+    """
+    if value.is_cuda and value.numel() == 1:
+        try:
+            later = start(value, argument, lambda: 0.0)
+        except NoRoom:  # among those of histograms: a copy of its own takes little
+            later = None
+        if later is not None:
+            return NumberInFlight(later)
+    return take_one(value, argument)

@@ -1,0 +1,389 @@
+"""Stands in for torch.cuda and ``fastlog._cuda`` on a machine without a GPU, so that all of fastlog runs.
+
+`FakeCuda.patch` replaces what fastlog asks of torch.cuda. Its tensors (`LateTensor`) say that they are on
+a CUDA device; each operation on them, be it training's or the engine's, is put into the current stream of
+a `LateDevice` and runs there late, on another thread, in any legal order. Their memory is overwritten, in
+stream order, when they are gone. The engine's kernels run on the fiber runtime. Whatever waits for the device
+on a training thread fails the test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from cuda_on_cpu.device import LateDevice, LateEvent
+from torch.utils._pytree import tree_map, tree_map_only
+
+import fastlog.devices
+import fastlog.snapshots
+import fastlog.tensors
+from fastlog.reference import summarize_reference
+from fastlog.relay import Relay
+
+_POISON = 0xDD
+_WAITS = (
+    torch.ops.aten._local_scalar_dense.default,
+    torch.ops.aten.equal.default,
+    torch.ops.aten.nonzero.default,
+)
+
+
+def _poison(memory: torch.Tensor) -> None:
+    """All of the memory that a tensor lies in."""
+    torch.tensor([], dtype=torch.uint8).set_(memory.untyped_storage()).fill_(_POISON)
+
+
+class _Block:
+    """Device memory that tensors share: overwritten in stream order when the last of them is gone."""
+
+    def __init__(self, ordinal: _Ordinal, memory: torch.Tensor, stream: int) -> None:
+        self.ordinal = ordinal
+        weakref.finalize(self, ordinal.device.put, stream, lambda: _poison(memory)).atexit = False
+
+
+class LateTensor(torch.Tensor):
+    """A tensor on a fake CUDA device. ``host`` are its values there; not to be looked at before the device is
+    done."""
+
+    host: torch.Tensor
+    block: _Block
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @staticmethod
+    def __new__(cls, host: torch.Tensor, block: _Block) -> LateTensor:
+        made = torch.Tensor._make_wrapper_subclass(
+            cls, host.shape, strides=host.stride(), storage_offset=host.storage_offset(), dtype=host.dtype
+        )
+        made.host, made.block = host, block
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        late = next(leaf for leaf in _leaves((args, kwargs)) if isinstance(leaf, LateTensor))
+        return late.block.ordinal.run(func, args, kwargs or {})
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return torch.device("cuda", self.block.ordinal.number)
+
+    is_cuda = property(lambda self: True)
+    is_cpu = property(lambda self: False)
+
+    def get_device(self) -> int:
+        return self.block.ordinal.number
+
+    def data_ptr(self) -> int:
+        return self.host.data_ptr()
+
+    def to(self, *args: Any, non_blocking: bool = False, **kwargs: Any) -> torch.Tensor:
+        if "cpu" not in (*map(str, args), str(kwargs.get("device"))):
+            return super().to(*args, **kwargs)
+        return self.block.ordinal.copy_to_host(self, non_blocking)
+
+    def cpu(self) -> torch.Tensor:
+        return self.to("cpu")
+
+
+def _leaves(tree: Any) -> list[Any]:
+    return torch.utils._pytree.tree_leaves(tree)
+
+
+class _Ordinal:
+    """One device of a `FakeCuda`. ``failure``: what its work meets from now on."""
+
+    def __init__(self, fake: FakeCuda, number: int, seed: int) -> None:
+        self.fake = fake
+        self.number = number
+        self.device = LateDevice(seed)
+        self.failure: Exception | None = None
+        self.training_threads = fake.training_threads
+
+    def wrap(self, host: torch.Tensor) -> LateTensor:
+        return LateTensor(host, _Block(self, host, self.fake.stream_of(self.number)))
+
+    def allocate(self, like: torch.Tensor) -> LateTensor:
+        """Full of garbage."""
+        host = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype)
+        _poison(host)
+        return self.wrap(host)
+
+    def run(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """An operation of torch: enqueued, with results that are not there yet."""
+        stream = self.fake.stream_of(self.number)
+        hosts = tree_map_only(LateTensor, lambda late: late.host, (args, kwargs))
+        if func.is_view:
+            first = next(leaf for leaf in _leaves(args) if isinstance(leaf, LateTensor))
+            result = func(*hosts[0], **hosts[1])
+            return tree_map_only(torch.Tensor, lambda view: LateTensor(view, first.block), result)
+        if func in _WAITS:
+            self.wait(str(func))
+            return func(*hosts[0], **hosts[1])
+        upload = func is torch.ops.aten.copy_.default and not isinstance(args[1], LateTensor)
+        if upload and not kwargs.get("non_blocking") and len(args) < 3:
+            hosts = ((hosts[0][0], hosts[0][1].clone()), {})
+        if func._schema.is_mutable:
+            self._enqueue(stream, lambda: func(*hosts[0], **hosts[1]))
+            written = [a for a, info in zip(args, func._schema.arguments, strict=False) if info.is_write]
+            return written[0] if func._schema.returns else None
+        made = tree_map_only(torch.Tensor, _meta, hosts)
+        shapes = func(*made[0], **made[1])
+        results = tree_map_only(torch.Tensor, self.allocate, shapes)
+        places = [leaf.host for leaf in _leaves(results) if isinstance(leaf, LateTensor)]
+
+        def fill() -> None:
+            values = [v for v in _leaves(func(*hosts[0], **hosts[1])) if isinstance(v, torch.Tensor)]
+            for place, value in zip(places, values, strict=True):
+                place.copy_(value)
+
+        self._enqueue(stream, fill)
+        return results
+
+    def copy_to_host(self, late: LateTensor, non_blocking: bool) -> torch.Tensor:
+        source = late.host
+        host = torch.empty_like(source)
+        _poison(host)
+        self._enqueue(self.fake.stream_of(self.number), lambda: host.copy_(source))
+        if not non_blocking:
+            self.wait("a copy to the host")
+        return host
+
+    def wait(self, what: str) -> None:
+        if threading.current_thread() in self.training_threads:
+            self.fake.violations.append(what)
+            raise AssertionError(f"a training thread waits for the device: {what}")
+        event = LateEvent(self)
+        event.record(self.fake.stream_of(self.number))
+        event.wait()
+
+    def _enqueue(self, stream: int, work: Any) -> None:
+        def quietly() -> None:
+            with torch.no_grad():
+                work()
+
+        self.device.put(stream, quietly)
+
+
+def _meta(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+
+
+class _Launch:
+    """``_cuda.Launch``, whose kernels run when the device gets to them."""
+
+    def __init__(self, fake: FakeCuda, limits: Any, rows: Sequence[Any]) -> None:
+        self._fake, self._ordinal = fake, fake.ordinals[limits.device]
+        self._real = fake.module.Launch(limits, rows)
+        fake.calls.append(len(rows))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def enqueue(self, table: int, device_table: int, scratch: int, tables: int, stream: int) -> None:
+        self._fake.check_device(self._ordinal.number)
+        if self._fake.refuse_launch:
+            error, self._fake.refuse_launch = self._fake.refuse_launch, None
+            raise error
+
+        def run() -> None:
+            if self._ordinal.failure is None:
+                self._real.enqueue(table, device_table, scratch, tables, stream)
+
+        self._ordinal.device.put(stream, run)
+
+
+class _Event(LateEvent):
+    """``_cuda.Event``: only with its device current, and only the worker waits."""
+
+    def __init__(self, ordinal: _Ordinal) -> None:
+        super().__init__(ordinal)  # type: ignore[arg-type]
+        self._ordinal = ordinal
+
+    def record(self, stream: int = 0) -> None:
+        self._ordinal.fake.check_device(self._ordinal.number)
+        super().record(stream)
+
+    def wait(self) -> None:
+        self._ordinal.fake.check_device(self._ordinal.number)
+        if threading.current_thread() in self._ordinal.training_threads:
+            self._ordinal.fake.violations.append("Event.wait")
+        super().wait()
+
+    def done(self) -> bool:
+        self._ordinal.fake.check_device(self._ordinal.number)
+        return super().done()
+
+
+class FakeCuda:
+    """CUDA devices that are none.
+
+    Attributes:
+        training_threads: threads that must not wait for a device.
+        violations: what waited there.
+        calls: rows of each launch.
+        refuse_prepare, refuse_launch: raised by the next of these calls.
+        capturing: whether every stream is being captured.
+    """
+
+    def __init__(self, module: ModuleType, devices: int = 2, seed: int = 0) -> None:
+        self.module = module
+        self.training_threads: set[threading.Thread] = set()
+        self.violations: list[str] = []
+        self.calls: list[int] = []
+        self.refuse_prepare: Exception | None = None
+        self.refuse_launch: Exception | None = None
+        self.capturing = False
+        self.ordinals = [_Ordinal(self, number, seed + number) for number in range(devices)]
+        self._current = threading.local()
+        self._streams = 100
+
+    def tensor(self, host: torch.Tensor, device: int = 0) -> LateTensor:
+        """The values of a host tensor on a device."""
+        return self.ordinals[device].wrap(host.detach().clone(memory_format=torch.preserve_format))
+
+    def close(self) -> None:
+        for ordinal in self.ordinals:
+            ordinal.device.close()
+
+    @contextlib.contextmanager
+    def held_back(self) -> Iterator[None]:
+        """No device does anything inside, and this thread must not wait for one."""
+        for ordinal in self.ordinals:
+            ordinal.device.gate.clear()
+        self.training_threads.add(threading.current_thread())
+        try:
+            yield
+        finally:
+            self.training_threads.discard(threading.current_thread())
+            for ordinal in self.ordinals:
+                ordinal.device.gate.set()
+
+    # ---- torch.cuda
+
+    def check_device(self, number: int) -> None:
+        if self.device_now() != number:
+            self.violations.append(f"device {number} used while {self.device_now()} is current")
+
+    def device_now(self) -> int:
+        return getattr(self._current, "device", 0)
+
+    def stream_of(self, device: int) -> int:
+        return getattr(self._current, "streams", {}).get(device, 0)
+
+    @contextlib.contextmanager
+    def device(self, device: Any) -> Iterator[None]:
+        number = device if isinstance(device, int) else device.index
+        before, self._current.device = self.device_now(), number
+        yield
+        self._current.device = before
+
+    @contextlib.contextmanager
+    def stream(self, stream: Any) -> Iterator[None]:
+        streams = getattr(self._current, "streams", {})
+        self._current.streams = {**streams, stream.device_index: stream.cuda_stream}
+        yield
+        self._current.streams = streams
+
+    def new_stream(self, device: int) -> Any:
+        self._streams += 1
+        return SimpleNamespace(device_index=device, cuda_stream=self._streams)
+
+    def new_event(self, blocking: bool = False) -> Any:
+        assert blocking  # others spin
+        ordinal = self.ordinals[self.device_now()]
+        event = _Event(ordinal)
+
+        def synchronize() -> None:
+            with self.device(ordinal.number):
+                event.wait()
+
+        return SimpleNamespace(
+            record=lambda: event.record(self.stream_of(ordinal.number)), synchronize=synchronize
+        )
+
+    def empty(self, *size: Any, **how: Any) -> torch.Tensor:
+        if how.pop("pin_memory", False):
+            memory = _empty(*size, **how)
+            _poison(memory)
+            weakref.finalize(memory, _poison, memory.view(torch.uint8)).atexit = False  # at once
+            return memory
+        device = torch.device(how.get("device") or "cpu")
+        if device.type != "cuda":
+            return _empty(*size, **how)
+        del how["device"]
+        return self.ordinals[device.index].allocate(_empty(*size, **how))
+
+    # ---- fastlog._cuda
+
+    @property
+    def as_module(self) -> Any:
+        def prepare_device(device: int) -> Any:
+            self.check_device(device)
+            if self.refuse_prepare:
+                raise self.refuse_prepare
+            return self.module.prepare_device(device)
+
+        def event(device: int) -> _Event:
+            self.check_device(device)
+            return _Event(self.ordinals[device])
+
+        return SimpleNamespace(
+            MAX_TENSORS=self.module.MAX_TENSORS,
+            CudaError=self.module.CudaError,
+            prepare_device=prepare_device,
+            device_tables=self.module.device_tables,
+            Launch=lambda limits, rows: _Launch(self, limits, rows),
+            Event=event,
+        )
+
+    def patch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Makes fastlog see these devices, and none that it has seen before."""
+        monkeypatch.delenv("FASTLOG_CUDA", raising=False)
+        monkeypatch.setattr(fastlog.devices, "_module", lambda: self.as_module)
+        monkeypatch.setattr(fastlog.devices, "_engines", {})
+        monkeypatch.setattr(fastlog.devices, "_SAMPLE_BYTES", 500)  # fibers are slow
+        monkeypatch.setattr(fastlog.devices, "_said", Relay("warn"))
+        plain = (*fastlog.tensors._PLAIN_TYPES, LateTensor)
+        monkeypatch.setattr(fastlog.tensors, "_PLAIN_TYPES", plain)
+        monkeypatch.setattr(fastlog.snapshots, "plain_tensor", lambda tensor, name: tensor)
+        monkeypatch.setattr(_SUMMARIZE, "summarize_reference", _reference)
+        monkeypatch.setattr(torch, "empty", self.empty)
+        stand_ins = {
+            "device": self.device,
+            "stream": self.stream,
+            "Stream": self.new_stream,
+            "Event": self.new_event,
+            "current_stream": lambda device: SimpleNamespace(cuda_stream=self.stream_of(device)),
+            "is_current_stream_capturing": lambda: self.capturing,
+        }
+        for name, stand_in in stand_ins.items():
+            monkeypatch.setattr(torch.cuda, name, stand_in)
+
+
+_empty = torch.empty
+_SUMMARIZE = importlib.import_module("fastlog.summarize")  # the package has a function of this name
+
+
+def _reference(tensor: torch.Tensor) -> fastlog.TensorSummary:
+    """Plain torch would make tensors on the device itself."""
+    return summarize_reference(tensor.cpu())
+
+
+def on_device(fake: FakeCuda, module: torch.nn.Module, device: int = 0) -> torch.nn.Module:
+    """Moves a module's parameters to a device."""
+    for child in module.modules():
+        for name, param in list(child.named_parameters(recurse=False)):
+            setattr(child, name, torch.nn.Parameter(fake.tensor(param, device)))
+    return module
+
+
+def to_host(tree: Any) -> Any:
+    """The values of late tensors, once their device is done."""
+    return tree_map(lambda leaf: leaf.cpu() if isinstance(leaf, LateTensor) else leaf, tree)

@@ -1,0 +1,155 @@
+"""CUDA tensors where something is wrong: refused launches, broken devices, graph capture, no engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cuda_on_cpu.late_torch import FakeCuda
+from event_files import histograms, simple_values
+
+import fastlog
+import fastlog.devices
+from fastlog import FastlogWarning, SummaryWriter
+
+
+def test_a_refused_launch_is_said_once_and_the_next_one_works(fake_cuda: FakeCuda, tmp_path: Path) -> None:
+    writer = SummaryWriter(tmp_path)
+    error = fake_cuda.module.CudaError(
+        "launching summarize_kernel on CUDA device 0: too many resources requested"
+    )
+    with pytest.warns(
+        FastlogWarning, match=r"add_histogram\('w'\).*summarize_kernel on CUDA device 0: too"
+    ) as caught:
+        for step in range(2):
+            fake_cuda.refuse_launch = error
+            writer.add_histogram("w", fake_cuda.tensor(torch.ones(5)), step)
+    assert len(caught) == 1
+    writer.add_histogram("w", fake_cuda.tensor(torch.ones(5)), 2)
+    writer.close()
+    assert list(histograms(tmp_path)) == [("w", 2)]
+    assert writer.stats()["bad_values"] == 2
+    with pytest.raises(RuntimeError, match=r"values\[0\] and 1 more: launching summarize_kernel"):
+        fake_cuda.refuse_launch = error
+        fastlog.summarize([fake_cuda.tensor(torch.ones(5))] * 2)
+
+
+def test_a_device_that_fails_later_is_an_error_of_the_queue(fake_cuda: FakeCuda, tmp_path: Path) -> None:
+    writer = SummaryWriter(tmp_path)
+    with fake_cuda.held_back():
+        fake_cuda.ordinals[0].failure = fake_cuda.module.CudaError(
+            "waiting for summaries on CUDA device 0: illegal access"
+        )
+        writer.add_histogram("w", fake_cuda.tensor(torch.ones(5)), 0)
+        writer.add_histogram("v", fake_cuda.tensor(torch.ones(5)), 0)
+        writer.add_histogram("other device", fake_cuda.tensor(torch.ones(5), 1), 0)
+    with (
+        pytest.warns(FastlogWarning, match=r"add_histogram\('w'\).*on CUDA device 0: illegal access"),
+        pytest.warns(FastlogWarning, match="2 of 3 events were dropped: invalid 2"),
+    ):
+        writer.close()
+    assert list(histograms(tmp_path)) == [("other_device", 0)]
+    assert writer.stats()["dropped"] == {"invalid": 2}
+
+
+def test_a_captured_stream_is_refused(fake_cuda: FakeCuda, tmp_path: Path) -> None:
+    writer = SummaryWriter(tmp_path)
+    fake_cuda.capturing = True
+    for values in (torch.ones(5), torch.tensor(1.0)):
+        with pytest.raises(RuntimeError, match="log after its replay"):
+            fastlog.summarize(fake_cuda.tensor(values))
+    with pytest.warns(FastlogWarning, match="captured into a CUDA graph"):
+        writer.add_histogram("w", fake_cuda.tensor(torch.ones(5)), 0)
+        writer.add_scalar("s", fake_cuda.tensor(torch.tensor(1.0)), 0)
+    fake_cuda.capturing = False
+    writer.add_scalar("s", fake_cuda.tensor(torch.tensor(1.0)), 1)
+    writer.close()
+    assert simple_values(tmp_path) == {("s", 1): 1.0}
+
+
+def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fastlog.devices, "_engines", {})
+
+
+def _missing() -> Any:
+    raise ImportError("no module named fastlog._cuda")
+
+
+@pytest.mark.parametrize("why", ["not built", "an old driver", "too little shared memory", "wrong results"])
+def test_without_the_engine_plain_torch_does_it_and_says_why_once(
+    fake_cuda: FakeCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    _forget(monkeypatch)
+    match = {
+        "not built": "no module named fastlog._cuda.*FASTLOG_CUDA=on pip install",
+        "an old driver": "driver version is insufficient",
+        "too little shared memory": "loading summarize_kernel on CUDA device 0: invalid argument",
+        "wrong results": r"self-check found wrong results \(dtype codes \[\d",
+    }[why]
+    if why == "not built":
+        monkeypatch.setattr(fastlog.devices, "_module", _missing)
+    elif why == "an old driver":
+        fake_cuda.refuse_prepare = fake_cuda.module.CudaError("CUDA driver version is insufficient")
+    elif why == "too little shared memory":
+        monkeypatch.setenv("CUDA_ON_CPU_SHARED_BYTES", str(48 << 10))
+    else:
+        monkeypatch.setattr(fastlog.devices, "_agree", lambda *pair: False)
+    writer = SummaryWriter(tmp_path)
+    tensor = torch.randn(500)
+    with pytest.warns(FastlogWarning, match=f"plain torch.*{match}") as caught:
+        for step in range(2):
+            writer.add_histogram("w", fake_cuda.tensor(tensor), step)
+            writer.add_scalar("s", fake_cuda.tensor(torch.tensor(2.0)), step)
+    writer.close()
+    assert len(caught) == 1
+    assert len(histograms(tmp_path)) == len(simple_values(tmp_path)) == 2
+    assert fastlog.summarize(fake_cuda.tensor(tensor)).num == 500
+    assert writer.stats()["cuda"] == {}
+    assert "plain torch" in fastlog.devices.report(0)
+
+
+def test_the_switch(fake_cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    late = fake_cuda.tensor(torch.randn(500))
+    _forget(monkeypatch)
+    monkeypatch.setenv("FASTLOG_CUDA", "off")
+    assert fastlog.summarize(late).num == 500 and fake_cuda.calls == []
+    assert fastlog.devices.report(0).endswith("(FASTLOG_CUDA=off)")
+    _forget(monkeypatch)
+    monkeypatch.setenv("FASTLOG_CUDA", "on")
+    assert fastlog.summarize(late).num == 500 and fake_cuda.calls
+    _forget(monkeypatch)
+    monkeypatch.setattr(fastlog.devices, "_module", _missing)
+    with pytest.raises(RuntimeError, match="FASTLOG_CUDA=on: the CUDA engine is not built"):
+        fastlog.summarize(late)
+    monkeypatch.setenv("FASTLOG_CUDA", "yes")
+    with pytest.raises(ValueError, match="FASTLOG_CUDA='yes': use auto, on or off"):
+        fastlog.summarize(late)
+
+
+# ---- the fake itself
+
+
+def test_the_fake_notices_a_wait(fake_cuda: FakeCuda) -> None:
+    late = fake_cuda.tensor(torch.ones(()))
+    with fake_cuda.held_back():
+        with pytest.raises(AssertionError, match="a training thread waits"):
+            late.item()
+        with pytest.raises(AssertionError, match="a training thread waits"):
+            late.cpu()
+        with pytest.raises(AssertionError, match="a training thread waits"):
+            fastlog.summarize(late)
+    assert len(fake_cuda.violations) == 3
+    fake_cuda.violations.clear()
+
+
+def test_the_fake_overwrites_memory_that_is_gone(fake_cuda: FakeCuda) -> None:
+    late = fake_cuda.tensor(torch.ones(10))
+    host = late.host
+    with fake_cuda.held_back():
+        twice = late * 2
+        del late
+        assert host.tolist() == [1.0] * 10
+    fake_cuda.ordinals[0].device.synchronize()
+    assert host.tolist() != [1.0] * 10 and twice.cpu().tolist() == [2.0] * 10
