@@ -183,14 +183,24 @@ def test_the_threads_of_torch_are_used():
 
 
 def test_own_threads_take_over_where_those_of_torch_come_late():
-    on_one_cpu = """
-cpu = min(os.sched_getaffinity(0))
-for thread in threads_of_torch:
-    os.sched_setaffinity(int(thread), {cpu})
-assert summarize_until(lambda threads: len(threads) == len(threads_of_torch) + 2)
+    starved = """
+import subprocess, sys, threading
+
+cpu = {min(os.sched_getaffinity(0))}
+busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+try:
+    os.sched_setaffinity(busy.pid, cpu)
+    for thread in map(int, threads_of_torch):
+        if thread != threading.get_native_id():
+            os.sched_setaffinity(thread, cpu)
+            os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
+    assert summarize_until(lambda threads: len(threads) == len(threads_of_torch) + 2)
+finally:
+    busy.kill()
+    busy.wait()
 print("done")
 """
-    result = run_python(THREADS + on_one_cpu)
+    result = run_python(THREADS + starved)
     assert result.stdout == "done\n", result.stderr
 
 
