@@ -11,6 +11,7 @@
 #include "cpu/engine.h"
 #include "cpu/kernels.h"
 #include "events/bindings.h"
+#include "python/without_gil.h"
 
 namespace py = pybind11;
 
@@ -32,7 +33,7 @@ std::vector<std::string> summarize_views(const std::vector<TensorView>& views, i
   std::int64_t values = 0;
   for (const TensorView& view : views) values += view.count;
   if (values < kReleaseGilFrom) return fastlog::cpu::summarize(views, threads);
-  const py::gil_scoped_release nogil;
+  const fastlog::WithoutGil nogil;
   return fastlog::cpu::summarize(views, threads);
 }
 

@@ -63,7 +63,8 @@ ROOMS = {
     "core": {"core"},
     "cpu": {"core", "cpu"},
     "cuda": {"core", "cuda"},
-    "events": {"core", "events"},
+    "events": {"core", "events", "python"},
+    "python": {"python"},
 }
 BINDINGS = re.compile(r"module\w*\.cpp|bindings\.(h|cpp)")
 MAX_LINES = 400

@@ -7,6 +7,7 @@
 
 #include "events/crc32c.h"
 #include "events/encode.h"
+#include "python/without_gil.h"
 
 namespace py = pybind11;
 
@@ -85,7 +86,7 @@ py::bytes encode_items(const py::sequence& items, bool compact) {
   if (!records) raise();
   {
     char* at = PyBytes_AS_STRING(records.ptr());
-    const py::gil_scoped_release nogil;
+    const WithoutGil nogil;
     for (const EventView& event : events) at = write_framed(event, style, at);
   }
   return records;
