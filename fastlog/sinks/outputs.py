@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from tensorboardX.record_writer import REGISTERED_FACTORIES
+from tensorboardX.record_writer import REGISTERED_FACTORIES, GCSRecordWriter, S3RecordWriter
 
 from fastlog.sinks.base import PartialWrite
 
@@ -211,7 +211,9 @@ class RemoteOutput:
 
     def close(self) -> None:
         """Sends and closes; may be called again after a failure."""
-        self._writer.close()
+        # To close one of these is to send all of it, new or not.
+        if self._unsent or not isinstance(self._writer, (S3RecordWriter, GCSRecordWriter, FsspecWriter)):
+            self._writer.close()
         self.abandon()
 
     def abandon(self, delete: bool = False) -> None:
