@@ -21,7 +21,13 @@ from fastlog.sinks.base import Sink
 _CLOSE_GRACE = 5.0  # how long close() goes on trying a sink in trouble
 _HANG_SECS = 120.0  # flush() and close() wait no longer for a sink that finishes nothing
 
-_queues: weakref.WeakSet[AsyncQueue] = weakref.WeakSet()
+# Not a WeakSet: its iteration fails where another thread makes a queue meanwhile.
+_queues: weakref.WeakValueDictionary[int, AsyncQueue] = weakref.WeakValueDictionary()
+
+
+def live_queues() -> list[AsyncQueue]:
+    """All queues of this process."""
+    return [queue for reference in _queues.valuerefs() if (queue := reference()) is not None]
 
 
 class AsyncQueue(QueueWorker):
@@ -50,7 +56,7 @@ class AsyncQueue(QueueWorker):
         clock: seconds, monotonic; for tests.
 
     Raises:
-        ValueError: a limit is not positive, a time is negative, or a name is unknown.
+        ValueError: a limit is not positive, a time is negative, one is no number, or a name is unknown.
     """
 
     def __init__(
@@ -66,7 +72,7 @@ class AsyncQueue(QueueWorker):
     ) -> None:
         options = QueueOptions(queue_events, queue_bytes, overflow, block_timeout, on_error, flush_secs)
         super().__init__(options, clock)
-        _queues.add(self)
+        _queues[id(self)] = self
 
     def attach(self, sink: Sink) -> None:
         """Makes ``close`` close this sink, used or not. The first one gets ``fastlog/dropped``."""
@@ -223,13 +229,13 @@ class AsyncQueue(QueueWorker):
         with self._lock:
             if not self._delivery.is_open and not self._backlog.depth:
                 return
-            self._close_to = self._backlog.accepted
+            target = self._close_to = self._backlog.accepted
             self._close_by = began + (_CLOSE_GRACE if timeout is None else min(timeout, _CLOSE_GRACE))
-            closes = self._closes
-        self._ask_and_wait(lambda: self._closes > closes, timeout)
+            closes = self._closes_asked = self._closes_asked + 1
+        self._ask_and_wait(lambda: self._closes_done >= closes, timeout)
         with self._lock:
-            if self._closes == closes and not _on_worker():
-                self._backlog.drop_waiting("close")
+            if self._closes_done < closes and not _on_worker():
+                self._backlog.drop_to(target, "close")
                 self._tell_total()
             self._caller_seconds += self._clock() - began
         self._relay.warn()
@@ -267,27 +273,33 @@ class AsyncQueue(QueueWorker):
     def _ask_and_wait(self, answered: Callable[[], bool], timeout: float | None) -> None:
         """Wakes the worker and waits for its answer, until the time is up or the worker hangs."""
         began = self._clock()
+        tried = False
         with self._lock:
             self._hurry = True
-            has_worker = self._call_worker()
-        if _on_worker():
-            return
-        if not has_worker:
-            self._work_here()
-        with self._lock:
-            while not answered():
-                give_up = max(began, self._progress_at) + _HANG_SECS if timeout is None else began + timeout
-                left = give_up - self._clock()
-                if left <= 0 or not self._call_worker():
+        while True:
+            with self._lock:
+                if answered():
                     return
-                self._wait(self._changed, left)
+                has_worker = self._call_worker()
+                if _on_worker() or (tried and not has_worker):
+                    return
+                if has_worker:
+                    give_up = (
+                        max(began, self._progress_at) + _HANG_SECS if timeout is None else began + timeout
+                    )
+                    left = give_up - self._clock()
+                    if left <= 0:
+                        return
+                    self._wait(self._changed, left)
+            if not has_worker:
+                tried = self._work_here()
 
     def __getstate__(self) -> QueueOptions:
         return self._options
 
     def __setstate__(self, options: QueueOptions) -> None:
         super().__init__(options, time.monotonic)
-        _queues.add(self)
+        _queues[id(self)] = self
 
 
 def _on_worker() -> bool:
@@ -298,7 +310,7 @@ def _close_all() -> None:
     """For the end of the process. What is put later is written at once, by its caller."""
     QueueWorker.exiting = True
     failure: Exception | None = None
-    for queue in list(_queues):
+    for queue in live_queues():
         try:
             queue.close()
         except Exception as error:
@@ -313,7 +325,7 @@ def _close_at_exit_of_child(_: object = None) -> None:
 
 
 def _after_fork_in_child() -> None:
-    for queue in list(_queues):
+    for queue in live_queues():
         queue._begin()
 
 

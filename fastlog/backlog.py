@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections import defaultdict, deque
+from collections.abc import Sequence
 from operator import itemgetter
 from typing import Final, TypeAlias
 
@@ -25,8 +25,9 @@ class Backlog:
     """Entries waiting, those that the worker has taken, and the count of all that ever came.
 
     ``accepted == written + sum(dropped.values()) + depth`` at all times. Not thread-safe: whoever owns it
-    locks. Entries that are first to go (histograms, images) lie in a list of their own, so that each step
-    takes the same time whatever waits.
+    locks. But a signal handler or finalizer may come back in, or an exception strike, wherever a call begins
+    or ends; so no counter is read before a call and written after it. Entries that are first to go
+    (histograms, images) lie in a list of their own, so that each step takes the same time whatever waits.
 
     Args:
         max_events, max_bytes: limits of ``depth`` and ``bytes``.
@@ -39,19 +40,19 @@ class Backlog:
         self.bytes = 0
         self.accepted = 0
         self.written = 0
-        self.dropped: dict[str, int] = {}
+        self.dropped: defaultdict[str, int] = defaultdict(int)
         self._deepest = 0
         self._largest = 0
         self._first_to_go: deque[Entry] = deque()
         self._others: deque[Entry] = deque()
-        self._taken_since: float | None = None
+        self._taken: list[Entry] = []
 
     def append(self, sink: Sink, item: Item, nbytes: int, since: float, first_to_go: bool) -> None:
         """Takes an entry in, whatever the limits."""
         number = self.accepted = self.accepted + 1
         self.depth += 1
         self.bytes += nbytes
-        # Last: up to here a signal handler or KeyboardInterrupt finds nothing half done.
+        # Last: the only call.
         (self._first_to_go if first_to_go else self._others).append(
             (number, sink, item, nbytes, since, first_to_go)
         )
@@ -59,7 +60,7 @@ class Backlog:
     def refuse(self, reason: str) -> None:
         """Counts an entry that came and is dropped at once."""
         self.accepted += 1
-        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+        self.dropped[reason] += 1
 
     def fits(self, nbytes: int) -> bool:
         """Whether one more entry keeps both limits."""
@@ -73,32 +74,29 @@ class Backlog:
         """
         while not self.fits(nbytes):
             if self._first_to_go and (oldest or not first_to_go):
-                entry = self._first_to_go.popleft() if oldest else self._first_to_go.pop()
+                self._drop(self._first_to_go, 0 if oldest else -1, reason)
             elif self._others and oldest and not first_to_go:
-                entry = self._others.popleft()
+                self._drop(self._others, 0, reason)
             else:
                 return False
-            self.drop([entry], reason)
         return True
 
     def first_number(self) -> int:
         """Number of the oldest entry that waits; all before it are settled or taken."""
-        return min((waiting[0][NUMBER] for waiting in self._waiting()), default=self.accepted + 1)
+        return min((waiting[0][NUMBER] for waiting in self._waiting() if waiting), default=self.accepted + 1)
 
     def oldest_since(self) -> float | None:
         """When the oldest entry came that is not settled."""
-        times = [waiting[0][SINCE] for waiting in self._waiting()]
-        if self._taken_since is not None:
-            times.append(self._taken_since)
-        return min(times, default=None)
+        oldest = (entries[0][SINCE] for entries in (*self._waiting(), self._taken) if entries)
+        return min(oldest, default=None)
 
     def take(self, max_events: int, max_bytes: int) -> list[Entry]:
         """The oldest entries, in order: a run without jobs, or one job. Empty if nothing waits.
 
-        They stay in ``depth`` and ``bytes`` until ``settle`` or ``drop``; ``put_back`` undoes it.
+        They stay in ``depth`` and ``bytes`` until ``settle``.
         """
-        first_to_go, others = self._first_to_go, self._others
-        taken: list[Entry] = []
+        self.put_back()
+        first_to_go, others, taken = self._first_to_go, self._others, self._taken
         nbytes = 0
         while len(taken) < max_events and nbytes < max_bytes:
             if first_to_go and not (others and others[0][NUMBER] < first_to_go[0][NUMBER]):
@@ -107,46 +105,46 @@ class Backlog:
                 waiting = others
             else:
                 break
-            if waiting[0][ITEM][0] == JOB:
-                if not taken:
-                    taken.append(waiting.popleft())
+            is_job = waiting[0][ITEM][0] == JOB
+            if is_job and taken:
                 break
-            entry = waiting.popleft()
-            nbytes += entry[NBYTES]
-            taken.append(entry)
-        self._taken_since = taken[0][SINCE] if taken else None
-        return taken
+            nbytes += waiting[0][NBYTES]
+            taken.append(waiting.popleft())
+            if is_job:
+                break
+        return taken.copy()
 
-    def put_back(self, entries: Sequence[Entry]) -> None:
-        """Returns taken entries to where they were."""
-        for entry in sorted(entries, key=itemgetter(NUMBER), reverse=True):
-            (self._first_to_go if entry[FIRST_TO_GO] else self._others).appendleft(entry)
-        self._taken_since = None
+    def settle(self, written: Sequence[Entry], invalid: Sequence[Entry], left: Sequence[Entry]) -> None:
+        """Counts what was taken as written, as dropped, and returns the rest to where it was."""
+        left = sorted(left, key=itemgetter(NUMBER))
+        num_written, num_invalid = len(written), len(invalid)
+        nbytes = sum([entry[NBYTES] for entry in (*written, *invalid)])
+        self._note_maxima()
+        self.written += num_written
+        if num_invalid:
+            self.dropped["invalid"] += num_invalid
+        self.depth -= num_written + num_invalid
+        self.bytes -= nbytes
+        self._taken[:] = left
+        self.put_back()
 
-    def settle(self, entries: Sequence[Entry]) -> None:
-        """Counts entries as written."""
-        self.written += len(entries)
-        self._release(entries)
-
-    def drop(self, entries: Sequence[Entry], reason: str) -> None:
-        """Counts entries as dropped."""
-        if entries:
-            self.dropped[reason] = self.dropped.get(reason, 0) + len(entries)
-            self._release(entries)
+    def put_back(self) -> None:
+        """Returns all that was taken and not settled to where it was."""
+        taken = self._taken
+        while taken:
+            (self._first_to_go if taken[-1][FIRST_TO_GO] else self._others).appendleft(taken.pop())
 
     def count_to(self, number: int) -> tuple[int, int]:
         """How many entries up to ``number`` are not settled, and how many bytes they hold."""
-        later = [entry[NBYTES] for waiting in self._waiting() for entry in waiting if entry[NUMBER] > number]
+        waiting = [entry for entries in self._waiting() for entry in entries.copy()]
+        later = [entry[NBYTES] for entry in waiting if entry[NUMBER] > number]
         return self.depth - len(later), self.bytes - sum(later)
 
-    def drop_waiting(self, reason: str) -> int:
-        """Drops all that waits; what the worker has taken stays. Returns how many."""
-        count = 0
+    def drop_to(self, number: int, reason: str) -> None:
+        """Drops what waits up to ``number``; what the worker has taken stays."""
         for waiting in self._waiting():
-            count += len(waiting)
-            self.drop(waiting, reason)
-            waiting.clear()
-        return count
+            while waiting and waiting[0][NUMBER] <= number:
+                self._drop(waiting, 0, reason)
 
     @property
     def total_dropped(self) -> int:
@@ -163,12 +161,18 @@ class Backlog:
         """The largest ``bytes`` so far."""
         return max(self._largest, self.bytes)
 
-    def _waiting(self) -> Iterator[deque[Entry]]:
-        return (waiting for waiting in (self._first_to_go, self._others) if waiting)
+    def _waiting(self) -> tuple[deque[Entry], deque[Entry]]:
+        return self._first_to_go, self._others
 
-    def _release(self, entries: Sequence[Entry]) -> None:
-        # Depth and bytes only fall here, so this is where their maxima can be seen.
+    def _drop(self, waiting: deque[Entry], index: int, reason: str) -> None:
+        self._note_maxima()
+        if waiting:  # still
+            self.dropped[reason] += 1
+            self.depth -= 1
+            self.bytes -= waiting[index][NBYTES]
+            del waiting[index]
+
+    def _note_maxima(self) -> None:
+        # Called where depth and bytes are about to fall, which is often enough.
         self._deepest = self.deepest
         self._largest = self.largest
-        self.depth -= len(entries)
-        self.bytes -= sum(entry[NBYTES] for entry in entries)

@@ -119,9 +119,16 @@ class MediaWriter(WriterBase):
         for each in figure if isinstance(figure, list) else [figure]:
             if not hasattr(each, "savefig"):
                 raise TypeError(f"figure must be a matplotlib figure or a list, not {type(each).__name__}")
-        with self._guarded(f"add_figure({tag!r})"):
+        place = f"add_figure({tag!r})"
+        with self._guarded(place) as since:
             pixels = figure_to_image(figure, close)
-            self.add_image(tag, pixels, global_step, walltime, "NCHW" if isinstance(figure, list) else "CHW")
+            dataformats = "NCHW" if isinstance(figure, list) else "CHW"
+            if self._comet_on:
+                self.add_image(tag, pixels, global_step, walltime, dataformats)
+                return
+            encode = functools.partial(media.image, self._name(tag), dataformats)
+            parts = [take(pixels, "figure")]
+            self._enqueue_summary(place, parts, encode, global_step, walltime, since)
 
     @unless_comet
     def add_video(

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal
 
 from fastlog.backlog import Backlog
@@ -31,7 +32,7 @@ class QueueOptions:
     """The arguments of :class:`fastlog.async_queue.AsyncQueue`, checked.
 
     Raises:
-        ValueError: a limit is not positive, a time is negative, or a name is unknown.
+        ValueError: a limit is not positive, a time is negative, one is no number, or a name is unknown.
     """
 
     queue_events: int
@@ -42,12 +43,13 @@ class QueueOptions:
     flush_secs: float
 
     def __post_init__(self) -> None:
-        for name in ("queue_events", "queue_bytes"):
-            if not getattr(self, name) >= 1:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)!r}")
-        for name in ("block_timeout", "flush_secs"):
-            if not (getattr(self, name) or 0) >= 0:
-                raise ValueError(f"{name} must not be negative: {getattr(self, name)!r}")
+        least = {"queue_events": 1, "queue_bytes": 1, "block_timeout": 0, "flush_secs": 0}
+        for name, limit in least.items():
+            given = getattr(self, name)
+            if name == "block_timeout" and given is None:
+                continue
+            if not (isinstance(given, Real) and float(given) >= limit):
+                raise ValueError(f"{name} must be a number of at least {limit}, not {given!r}")
         if self.overflow not in ("block", "drop_oldest", "drop_newest"):
             raise ValueError(f"overflow must be block, drop_oldest or drop_newest, not {self.overflow!r}")
         if self.on_error not in ("warn", "raise"):
@@ -94,7 +96,7 @@ class QueueWorker:
         self._flush_to = self._flushed_to = 0
         self._close_to: int | None = None
         self._close_by = math.inf
-        self._closes = 0
+        self._closes_asked = self._closes_done = 0
         self._rounds = self._failed_round = 0
         self._progress_at = -math.inf  # when a sink last finished something, be it by raising
         # A sink in trouble.
@@ -113,12 +115,13 @@ class QueueWorker:
         if self._worker is None:
             if QueueWorker.exiting:
                 return False
-            self._worker = WorkerThread(target=self._run, name="fastlog", daemon=True)
+            worker = WorkerThread(target=self._run, name="fastlog", daemon=True)
             try:
-                self._worker.start()
+                worker.start()
             except RuntimeError:
-                self._worker = None
                 return False
+            # Not before start(), which may be interrupted. If a handler has started one meanwhile, ours ends.
+            self._worker = self._worker or worker
         elif self._waiting == "sleep" or (self._waiting == "nap" and (self._hurry or self._crowded())):
             self._waiting = "no"
             self._work_to_do.notify()
@@ -152,6 +155,7 @@ class QueueWorker:
                 if self._worker is me:  # out of memory in our own code: the next put starts another
                     self._worker = None
                     self._set_marks()
+                    self._changed.notify_all()
 
     def _await_work(self, me: threading.Thread) -> bool:
         """Waits until there is something to do; False when this thread's time is over."""
@@ -183,19 +187,26 @@ class QueueWorker:
         oldest = self._backlog.oldest_since()
         return min(self._sync_due, math.inf if oldest is None else oldest + _BATCH_SECS)
 
-    def _work_here(self) -> None:
-        """A round on the calling thread, where no worker can be started. Tries each thing once."""
+    def _work_here(self) -> bool:
+        """A round on the calling thread, where no worker can be started. Tries each thing once.
+
+        False: another thread is at it.
+        """
         me = threading.current_thread()
         with self._lock:
             if self._worker is not None:
-                return
+                return False
             self._worker = me
             self._close_by = -math.inf
-        self._work(me)
-        with self._lock:
-            if self._worker is me:
-                self._worker = None
-            self._set_marks()
+        try:
+            self._work(me)
+        finally:
+            with self._lock:
+                if self._worker is me:
+                    self._worker = None
+                self._set_marks()
+                self._changed.notify_all()
+        return True
 
     def _work(self, me: threading.Thread) -> None:
         cpu, wall = time.thread_time(), self._clock()
@@ -206,10 +217,13 @@ class QueueWorker:
             self._round(me)
         except BaseException as error:
             self._in_trouble(me, error)
-        with self._lock:
-            self._worker_cpu_seconds += time.thread_time() - cpu
-            self._worker_wall_seconds += self._clock() - wall
-            self._changed.notify_all()
+            if isinstance(error, KeyboardInterrupt):
+                raise  # out of a caller that works here: workers get none
+        finally:
+            with self._lock:
+                self._worker_cpu_seconds += time.thread_time() - cpu
+                self._worker_wall_seconds += self._clock() - wall
+                self._changed.notify_all()
 
     def _round(self, me: threading.Thread) -> None:
         with self._lock:
@@ -241,9 +255,7 @@ class QueueWorker:
             if self._worker is not me:
                 return False
             self._progress_at = self._clock()
-            self._backlog.settle(outcome.written)
-            self._backlog.drop(outcome.invalid, "invalid")
-            self._backlog.put_back(outcome.left)
+            self._backlog.settle(outcome.written, outcome.invalid, outcome.left)
             if outcome.why_invalid is not None:
                 self._relay.error("an event cannot be written", outcome.why_invalid, "It is dropped.")
             if outcome.written:
@@ -259,8 +271,8 @@ class QueueWorker:
         """fsyncs and closes where that is due, or asked for by callers whose events are all written."""
         with self._lock:
             first = self._backlog.first_number()
-            close_to = self._close_to
-            closing = close_to is not None and first > close_to
+            closes = self._closes_asked
+            closing = self._close_to is not None and first > self._close_to
             flushing = first > self._flush_to > self._flushed_to
             due = self._clock() >= self._sync_due
         if closing:
@@ -268,7 +280,7 @@ class QueueWorker:
         if closing or flushing or due:
             self._sync(first - 1)
         if closing:
-            self._close_sinks()
+            self._close_sinks(closes)
 
     def _sync(self, number: int) -> None:
         """Makes durable what was written: all events up to ``number``."""
@@ -281,14 +293,14 @@ class QueueWorker:
             self._progress_at = self._clock()
             self._changed.notify_all()
 
-    def _close_sinks(self) -> None:
-        close_to = self._close_to
+    def _close_sinks(self, closes: int) -> None:
+        """Closes them, and so answers those who had asked when ``closes`` had."""
         errors = self._delivery.close()
         with self._lock:
             for error in errors:
                 self._relay.error("a file cannot be closed", error, "Its last events may be missing.")
-            self._closes += 1
-            if self._close_to == close_to:  # else somebody asks to close what came since
+            self._closes_done = closes
+            if self._closes_asked == closes:
                 self._close_to = None
             self._pause = 0.0
             self._sync_first = False
@@ -302,24 +314,25 @@ class QueueWorker:
         with self._lock:
             if self._worker is not me:
                 return
+            self._backlog.put_back()
             now = self._progress_at = self._clock()
-            closing = self._close_to is not None
+            close_to, closes = self._close_to, self._closes_asked
             self._failed_round = self._rounds
             self._pause = min(max(2 * self._pause, _FIRST_PAUSE), _LONGEST_PAUSE)
-            self._retry_at = now + (min(self._pause, _CLOSE_PAUSE) if closing else self._pause)
+            self._retry_at = now + (min(self._pause, _CLOSE_PAUSE) if close_to is not None else self._pause)
             doing = (
                 "what was written cannot be made durable" if self._sync_first else "events cannot be written"
             )
             self._relay.error(
                 doing, error, "Events wait, within the queue's limits, for the next try; training goes on."
             )
-            if not closing or now < self._close_by:
+            if close_to is None or now < self._close_by:
                 self._set_marks()
                 return
-            self._backlog.drop_waiting("close")
+            self._backlog.drop_to(close_to, "close")
         with contextlib.suppress(BaseException):
             self._report_drops(0)
-        self._close_sinks()
+        self._close_sinks(closes)
 
     def _report_drops(self, every: float) -> None:
         with self._lock:
@@ -335,9 +348,9 @@ class QueueWorker:
         self._set_marks()
 
     def _tell_total(self) -> None:
-        dropped = self._backlog.dropped
+        dropped = dict(self._backlog.dropped)
         if dropped:
-            total = self._backlog.total_dropped
+            total = sum(dropped.values())
             by_reason = ", ".join(f"{reason} {count:,}" for reason, count in dropped.items())
             message = f"fastlog: {total:,} of {self._backlog.accepted:,} events were dropped: {by_reason}"
             self._relay.tell(f"total {total}", message)

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from types import FrameType
 
-from fastlog.async_queue import _queues
+from fastlog.async_queue import live_queues
 from fastlog.faults import FastlogWarning
 
 _FLUSH_SECS = 5.0  # for all writers together: schedulers kill soon after they have asked
@@ -66,7 +66,7 @@ class _FlushFirst:
 
 
 def _flush_all() -> None:
-    queues = list(_queues)
+    queues = live_queues()
     failures: list[Exception] = []
     for queue in queues:  # wakes all workers: one that hangs must not hold up the others
         with contextlib.suppress(Exception):

@@ -114,7 +114,8 @@ class SummaryWriter(ShardedWriter):
             step, wall_time = file_writer.stamp(global_step, walltime)
             encode = functools.partial(_titled, name, title, description, new_style, double_precision)
             if not (title or description or new_style):
-                file_writer.put(*_scalar_item("scalar_value", name, value, step, wall_time, place))
+                item = _scalar_item("scalar_value", name, value, step, wall_time, place)
+                file_writer.put(*item, since)
             elif isinstance(value, torch.Tensor) and not value.is_cpu:
                 part = take_number(value, "scalar_value")
                 self._enqueue_summary(place, [part], encode, step, wall_time, since)
@@ -148,12 +149,11 @@ class SummaryWriter(ShardedWriter):
             checked_tag(tag, "a key of tag_scalar_dict")
             argument = f"tag_scalar_dict[{tag!r}]"
             place = f"add_scalars({name!r}, {argument})"
-            with self._guarded(place):
+            with self._guarded(place) as since:
                 path = self._scalars_directory(logdir, main_tag, tag)
                 record: list[Any] = [wall_time, step]
-                self._sub_writer(path).put(
-                    *_scalar_item(argument, name, value, step, wall_time, place, record)
-                )
+                item = _scalar_item(argument, name, value, step, wall_time, place, record)
+                self._sub_writer(path).put(*item, since)
                 self.scalar_dict.setdefault(path, []).append(record)
         if self._comet_on:
             self._get_comet_logger().log_metrics(tag_scalar_dict, main_tag, step=global_step)

@@ -42,6 +42,8 @@ def job(run, nbytes: int = 10, label: str = "add_image 'cat'"):
         ({"block_timeout": -0.1}, "block_timeout"),
         ({"block_timeout": float("nan")}, "block_timeout"),
         ({"flush_secs": -1}, "flush_secs"),
+        ({"flush_secs": None}, "flush_secs"),
+        ({"queue_bytes": "many"}, "queue_bytes"),
         ({"on_error": "ignore"}, "on_error"),
     ],
 )
@@ -347,8 +349,11 @@ def test_a_worker_that_dies_is_replaced(monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr(queue, "_due", die)
-    queue.put(sink, scalar(0), 10)
-    until(lambda: queue._worker is None)
+    with queue._lock:
+        queue.put(sink, scalar(0), 10)
+        worker = queue._worker
+    worker.join(30)
+    assert queue._worker is None
     queue.put(sink, scalar(1), 10)
     queue.close()
     assert [item[3] for item in sink.items] == [0, 1]

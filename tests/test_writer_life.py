@@ -116,6 +116,25 @@ writer.add_image("i", numpy.zeros((3, 2, 2)))
     assert read(tmp_path)[-1][0] == "i"
 
 
+def test_daemon_threads_that_log_to_the_very_end_do_not_break_the_exit(tmp_path: Path) -> None:
+    script = f"""
+import itertools, threading, time
+import fastlog, numpy
+writer, values = fastlog.SummaryWriter({str(tmp_path)!r}), numpy.ones(1_000_000)
+def log():
+    for step in itertools.count():
+        writer.add_scalar("a", step, step)
+        writer.add_histogram("h", values, step)
+for _ in range(3):
+    threading.Thread(target=log, daemon=True).start()
+while writer.stats()["accepted"] < 30:
+    time.sleep(0.01)
+"""
+    done = subprocess.run([sys.executable, "-c", script], timeout=60, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(read(tmp_path)) >= 30
+
+
 def log_from(writer: Any) -> None:
     writer.add_scalar("child", 2.0)
     writer.add_histogram("h", torch.ones(3))
