@@ -38,7 +38,7 @@ def cuda_extensions() -> list[Extension]:
     if missing:
         _say(f"no CUDA engine ({missing}); {_PLAIN_TORCH}")
         return []
-    depends = [*glob("csrc/cuda/*"), *glob("csrc/core/*")]
+    depends = [*glob("csrc/cuda/*"), *glob("csrc/core/*"), *glob("csrc/python/*")]
     return [Extension("fastlog._cuda", _SOURCES, depends=sorted(depends), optional=switch == "auto")]
 
 

@@ -70,7 +70,12 @@ class Board:
         return struct.unpack_from("<d", self._memory, 8 * slot)[0]
 
 
-PUT, GAP, FLUSHED = 0, 1, 2
+PUT, GAP, FLUSHED, TICK = 0, 1, 2, 3
+
+
+def longest_gap(board: Board, until: float) -> float:
+    """The longest that a thread of :func:`log_at_full_speed` waited its turn, up to a wall time."""
+    return max(board[GAP], until - board[TICK])
 
 
 def log_at_full_speed(logdir: Path, board: Board, flush_every: int | None = None) -> None:
@@ -78,9 +83,9 @@ def log_at_full_speed(logdir: Path, board: Board, flush_every: int | None = None
 
     def measure_gap() -> None:
         while True:
-            began = time.monotonic()
+            began = board[TICK] = time.time()
             time.sleep(0.005)
-            board[GAP] = max(board[GAP], time.monotonic() - began - 0.005)
+            board[GAP] = max(board[GAP], time.time() - began - 0.005)
 
     threading.Thread(target=measure_gap, daemon=True).start()
     sink = EventFileSink(str(logdir))

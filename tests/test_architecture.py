@@ -62,7 +62,7 @@ LAYERS = [
 ROOMS = {
     "core": {"core"},
     "cpu": {"core", "cpu"},
-    "cuda": {"core", "cuda"},
+    "cuda": {"core", "cuda", "python"},
     "events": {"core", "events", "python"},
     "python": {"python"},
 }

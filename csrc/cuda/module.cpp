@@ -10,6 +10,7 @@
 
 #include "core/pack.h"
 #include "cuda/launch.h"
+#include "python/without_gil.h"
 
 namespace py = pybind11;
 
@@ -17,6 +18,7 @@ namespace {
 
 using namespace fastlog::cuda;
 using fastlog::TensorView;
+using fastlog::WithoutGil;
 
 // address, count, dtype code, zeros that are not stored, address of the multiplier (0: none)
 using Row = std::tuple<std::uintptr_t, std::int64_t, int, std::int64_t, std::uintptr_t>;
@@ -64,7 +66,7 @@ struct Launch {
 py::list read_bytes(const Launch& launch, std::uintptr_t records) {
   std::vector<std::string> packed;
   {
-    const py::gil_scoped_release nogil;
+    const WithoutGil nogil;
     packed = launch.read(records);
   }
   py::list bytes;
@@ -99,6 +101,6 @@ PYBIND11_MODULE(_cuda, m) {
   py::class_<Event>(m, "Event")
       .def(py::init<int>(), py::arg("device"))
       .def("record", &Event::record, py::arg("stream"))
-      .def("wait", &Event::wait, py::call_guard<py::gil_scoped_release>())
+      .def("wait", &Event::wait, py::call_guard<WithoutGil>())
       .def("done", &Event::done);
 }
