@@ -77,7 +77,7 @@ def test_sustained_histograms(race: Race, tmp_path: Path, quick: bool) -> None:
 def pure_python_step() -> int:
     """About 0.1 s of byte code, which needs the interpreter's lock all the time."""
     total = 0
-    for i in range(1_500_000):
+    for i in range(4_000_000):
         total += i & 3
     return total
 

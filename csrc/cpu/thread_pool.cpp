@@ -74,8 +74,8 @@ class Team {
 
  private:
   static constexpr std::chrono::microseconds kLate{200};  // a chunk takes less, a scheduler's time slice more
-  static constexpr std::chrono::milliseconds kShortestRest{20};
-  static constexpr std::chrono::seconds kLongestRest{20};
+  static constexpr std::chrono::seconds kShortestRest{1};
+  static constexpr std::chrono::seconds kLongestRest{60};
   using Parallel = void (*)(void (*)(void*), void*, unsigned threads, unsigned flags);
   Parallel parallel_;
   Clock::time_point rest_until_;
