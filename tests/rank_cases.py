@@ -19,7 +19,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from torch.distributed.tensor.placement_types import _StridedShard
 
 import fastlog
-from fastlog.distributed.exchange import Exchange, Head
+from fastlog.distributed.exchange import Exchange, Head, Numbering
 
 Arrays = dict[str, np.ndarray]
 
@@ -251,7 +251,9 @@ def disagree(rank: int, fault: str, logdir: Path, timeout: float) -> dict[str, o
 
 def exchange_sizes(rank: int, sizes: list[list[int]]) -> list[tuple[list[bool], list[bytes]]]:
     """One round for each row of payload sizes, by rank."""
-    exchange = Exchange(dist.distributed_c10d._get_default_store(), "sizes", [0, 1, 2], 10.0, f"rank {rank}")
+    store = dist.distributed_c10d._get_default_store()
+    exchange = Exchange(store, [0, 1, 2], rank, Numbering(), 0)
+    exchange.meet(10.0, f"rank {rank}")
     assert exchange.greetings == ["rank 0", "rank 1", "rank 2"]
     rounds = []
     for i, row in enumerate(sizes):
@@ -306,3 +308,29 @@ def resume(rank: int, logdir: Path) -> None:
         watcher.remove()
         if writer is not None:
             writer.close()
+
+
+def merge_again(rank: int, logdir: Path) -> dict[str, object]:
+    """Rank 0 watches, and rank 1 does not; then both do, and rank 1 hangs; then both do, and all is well."""
+    model = nn.ModuleDict({f"stage{rank}": nn.Linear(3, 4)})
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    store = dist.distributed_c10d._get_default_store()
+    writer = fastlog.SummaryWriter(logdir if rank == 0 else "", write_to_disk=rank == 0)
+    for phase, timeout in enumerate((0.5, 2.0, 40.0)):
+        if rank == 0 or phase > 0:
+            with fastlog.watch(
+                model, writer, optimizer, every=1, log="weights", merge=True, merge_timeout=timeout
+            ) as watcher:
+                watcher.step(2 * phase)
+                for step in range(2):
+                    if phase == step == rank == 1:
+                        store.wait(["alone in 1"])
+                    for param in model.parameters():
+                        param.grad = torch.ones_like(param)
+                    optimizer.step()
+        writer.flush()
+        if rank == 0:
+            store.set(f"alone in {phase}", "")
+        dist.barrier()
+    writer.close()
+    return dict(writer.stats())

@@ -157,6 +157,16 @@ def test_logging_on_rank_zero_only_is_found_out_and_explained(tmp_path: Path) ->
     assert "nothing came from rank 1 within 1 s" in warning and "not inside of `if rank == 0:`" in warning
 
 
+def test_the_next_watch_merges_again(tmp_path: Path) -> None:
+    zero, one = run_ranks(2, rank_cases.merge_again, tmp_path)
+    assert steps_in(tmp_path) == {"stage0.weight": [2, 4, 5], "stage1.weight": [2, 4, 5]}
+    assert steps_in(tmp_path / "rank_0") == {"stage0.weight": [0, 1, 3]}
+    assert steps_in(tmp_path / "rank_1") == {"stage1.weight": [3]}
+    assert [outcome.result["merged"]["whole"] for outcome in (zero, one)] == [3, 3]
+    assert "nothing came from rank 1" in zero.warnings[0]
+    assert "rank 1 died, or logs nothing any more" in zero.warnings[1]
+
+
 def test_payloads_that_have_no_room_come_in_the_next_round(tmp_path: Path) -> None:
     sizes = [
         [5, 0, 10],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import threading
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -48,6 +50,35 @@ class AbsentRanks(TimeoutError):
         self.ranks = list(ranks)
 
 
+class Numbering:
+    """Numbers the exchanges of the same ranks alike on all of them, without asking them.
+
+    Each rank counts what it makes. What it has made alone (``if rank == 0:``) ends marked in the store, and
+    the others, which come there later, pass over it: then they count alike again.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._made = 0
+        self._numbers: list[int] = []
+
+    def next(self) -> int:
+        """Which of this rank's exchanges the new one is."""
+        with self._lock:
+            self._made += 1
+            return self._made - 1
+
+    def number(self, nth: int, store: Any) -> int:
+        """The number of this rank's nth exchange. Asks the store."""
+        with self._lock:
+            while len(self._numbers) <= nth:
+                number = self._numbers[-1] + 1 if self._numbers else 0
+                while store.check([f"over/{number}"]):
+                    number += 1
+                self._numbers.append(number)
+            return self._numbers[nth]
+
+
 class Exchange:
     """A gloo group of its own over the ranks, next to the program's groups.
 
@@ -60,34 +91,64 @@ class Exchange:
 
     Args:
         store: of the program, shared by the ranks.
-        key: the same on all ranks, and new.
-        ranks: global ranks, ascending, this one among them.
-        timeout: seconds until a rank counts as absent; of each round, too.
-        greeting: a text for the others, see ``greetings``.
+        ranks: global ranks, ascending.
+        rank: this one, among them.
+        numbering: of these ranks and this store.
+        nth: its ``next``, from the thread that makes exchanges in the same order on all ranks.
+
+    Attributes:
+        greetings: by rank, what ``meet`` was called with, "" for the absent.
 
     Raises:
-        AbsentRanks: not all ranks have come here in time.
-        RuntimeError: there is no gloo, or it does not connect; or torch is older than 2.8.
+        RuntimeError: there is no gloo, or torch is older than 2.8; or the store is gone.
     """
 
-    def __init__(self, store: Any, key: str, ranks: Sequence[int], timeout: float, greeting: str) -> None:
+    def __init__(self, store: Any, ranks: Sequence[int], rank: int, numbering: Numbering, nth: int) -> None:
         if not (hasattr(store, "clone") and dist.is_gloo_available()):
             raise RuntimeError("this needs torch 2.8 or newer, with gloo")
-        # A connection of its own: who waits in a store keeps the process's other threads from it.
-        self._store: Any = _under(key, store.clone())
         self._ranks = ranks
-        self._me = ranks.index(dist.get_rank())
+        self._me = ranks.index(rank)
         self._room = [0] * len(ranks)
-        self._store.set(f"here/{self._me}", greeting)
-        keys = [f"here/{i}" for i in range(len(ranks))]
+        self.greetings = [""] * len(ranks)
+        name = hashlib.blake2s("-".join(map(str, ranks)).encode(), digest_size=8).hexdigest()
+        # A connection of its own: who waits in a store keeps the process's other threads from it.
+        self._shared: Any = _under(f"fastlog/{name}", store.clone())
+        self._number = numbering.number(nth, self._shared)
+        self._store: Any = _under(str(self._number), self._shared)
+        self._group: Any = None
+
+    @property
+    def has_met(self) -> bool:
+        """Whether all ranks were here."""
+        return self._group is not None
+
+    def meet(self, timeout: float, greeting: str) -> None:
+        """Waits until all ranks are here.
+
+        Args:
+            timeout: seconds until a rank counts as absent; of each round, too.
+            greeting: a text for the others, see ``greetings``.
+
+        Raises:
+            AbsentRanks: not all ranks have come in time.
+            RuntimeError: the others have given up waiting for this rank, or do not connect.
+        """
+        keys = [f"here/{i}" for i in range(len(self._ranks))]
+        self._store.set(keys[self._me], greeting)
+        if self._shared.check([f"over/{self._number}"]):
+            raise RuntimeError("the others have not waited for this rank")
+        present = keys
         try:
             self._store.wait(keys, timedelta(seconds=timeout))
         except dist.DistStoreError:
-            absent = [rank for rank, key in zip(ranks, keys, strict=True) if not self._store.check([key])]
-            raise AbsentRanks(absent, timeout) from None
-        self.greetings = [self._store.get(key).decode() for key in keys]
-        self._group: Any = dist.ProcessGroupGloo(
-            _under("gloo", self._store), self._me, len(ranks), timedelta(seconds=timeout)
+            present = [key for key in keys if self._store.check([key])]
+        self.greetings = [self._store.get(key).decode() if key in present else "" for key in keys]
+        if len(present) < len(keys):
+            self._shared.set(f"over/{self._number}", "")
+            absent = [rank for rank, key in zip(self._ranks, keys, strict=True) if key not in present]
+            raise AbsentRanks(absent, timeout)
+        self._group = dist.ProcessGroupGloo(
+            _under("gloo", self._store), self._me, len(self._ranks), timedelta(seconds=timeout)
         )
 
     def round(self, head: Head, payload: bytes) -> Round:

@@ -8,15 +8,16 @@ import os
 import threading
 import time
 import weakref
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.util import Finalize
+from typing import Any
 
 import torch.distributed as dist
 
 from fastlog.distributed import records
-from fastlog.distributed.exchange import AbsentRanks, Exchange, Head, Round
+from fastlog.distributed.exchange import AbsentRanks, Exchange, Head, Numbering, Round
 from fastlog.distributed.records import Record
 from fastlog.faults import BackgroundThread
 
@@ -92,12 +93,11 @@ class Merger:
         self._waiting: deque[Contribution] = deque()
         self._waiting_bytes = 0
         self._busy = True  # until the thread waits for something to do
-        self._ended = self._is_alone = False
+        self._ended = False
         self._counts = {"whole": 0, "lost": 0, "alone": 0, "dropped": 0, "differing": 0}
-        name = f"{'-'.join(map(str, ranks))} {_made[tuple(ranks)]}"
-        _made[tuple(ranks)] += 1
-        self._key = f"fastlog/{hashlib.blake2s(name.encode(), digest_size=8).hexdigest()}"
         self._store = dist.distributed_c10d._get_default_store()
+        self._numbering = _numberings.setdefault(self._store, {}).setdefault(tuple(ranks), Numbering())
+        self._nth = self._numbering.next()
         self._thread = BackgroundThread(target=self._run, name="fastlog merger", daemon=True)
         if not _live:  # multiprocessing's children say nothing to atexit
             Finalize(None, _end_all, exitpriority=200)
@@ -150,19 +150,20 @@ class Merger:
     # ---- the thread
 
     def _run(self) -> None:
-        exchange: Exchange | None = None
+        exchange: Exchange | None = None  # None: there is no merging any more
         try:
+            try:
+                exchange = Exchange(self._store, self._ranks, self.rank, self._numbering, self._nth)
+            except Exception as error:
+                self._give_up(None, error)
             while (contribution := self._next()) is not None:
-                try:
-                    if exchange is None and not self._is_alone:
-                        exchange = Exchange(self._store, self._key, self._ranks, self._timeout, self.logdir)
-                        self.logdir = exchange.greetings[0]
-                    if exchange is not None:
+                if exchange is not None:
+                    try:
                         self._merge(exchange, contribution)
                         continue
-                except Exception as error:
-                    self._give_up(exchange, error)
-                    exchange = None
+                    except Exception as error:
+                        self._give_up(exchange, error)
+                        exchange = None
                 self._keep_alone(contribution)
         finally:
             with self._lock:
@@ -186,6 +187,9 @@ class Merger:
 
     def _merge(self, exchange: Exchange, mine: Contribution) -> None:
         """Takes part in rounds until this contribution has had its turn."""
+        if not exchange.has_met:
+            exchange.meet(self._timeout, self.logdir)
+            self.logdir = exchange.greetings[0]
         payload = records.encode(mine.records, mine.numbers)
         head = mine.head(payload)
         while True:
@@ -243,8 +247,9 @@ class Merger:
             self._tell("alone", f"fastlog: summaries cannot be logged: {type(error).__name__}: {error}")
 
     def _give_up(self, exchange: Exchange | None, error: Exception) -> None:
-        self._is_alone = True
+        had_met = exchange is not None and exchange.has_met
         if exchange is not None:
+            self.logdir = exchange.greetings[0] or self.logdir
             exchange.leave()
         then = (
             f"Merging is over; rank {self.rank} goes on alone, with summaries of what it holds, in"
@@ -258,7 +263,7 @@ class Merger:
             )
             return
         why = f"the ranks {self._ranks} cannot log together"
-        if exchange is not None:
+        if exchange is not None and had_met:
             try:
                 absent = ", ".join(map(str, exchange.absent()))
             except Exception:
@@ -283,8 +288,8 @@ def _end_all() -> None:
         merger.end(max(0.0, give_up - time.monotonic()))
 
 
-# How many mergers were made for the same ranks: their names in the store, alike on all ranks.
-_made: Counter[tuple[int, ...]] = Counter()
+# By store and ranks. A program that initialises torch.distributed anew has another store.
+_numberings: weakref.WeakKeyDictionary[Any, dict[tuple[int, ...], Numbering]] = weakref.WeakKeyDictionary()
 _live: weakref.WeakSet[Merger] = weakref.WeakSet()
 
 atexit.register(_end_all)

@@ -29,7 +29,9 @@ def encode(records: Sequence[Record], numbers: dict[str, float]) -> bytes:
     """Records and numbers by name as bytes for the ranks of one job; none for nothing. Waits for devices."""
     if not records and not numbers:
         return b""
-    return marshal.dumps(([(kind, name, bytes(p), part) for kind, name, p, part in records], numbers))
+    plain = str.__str__  # marshal knows no subclasses
+    rows = [(plain(kind), plain(name), bytes(packed), *rest) for kind, name, packed, *rest in records]
+    return marshal.dumps((rows, numbers))
 
 
 def decode(data: bytes | memoryview) -> tuple[list[Record], dict[str, float]]:
