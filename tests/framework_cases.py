@@ -1,4 +1,4 @@
-"""What the ranks of the frameworks' tests do: each trains the net of ``rank_cases`` in its framework's way."""
+"""What the ranks of the frameworks' tests do: train the net of ``rank_cases`` in a framework's way."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import fastlog
 
 
 class Witness:
-    """Gathers gradients and weights after each step of an optimizer, which leaves the gradients as they are."""
+    """Gathers gradients and weights after each step of an optimizer."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
@@ -28,7 +28,7 @@ class Witness:
 
 
 def sharded_on_cpu(accelerator: Any) -> None:
-    """FSDP2 by Accelerate, which takes DDP for CPUs whatever the plugin says, unless told after it is made."""
+    """Makes Accelerate use FSDP2: for CPUs it takes DDP, whatever its plugin says."""
     from accelerate import FullyShardedDataParallelPlugin
     from accelerate.utils import DistributedType
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
+import fault_cases
 import numpy as np
 import pytest
 import rank_cases
@@ -140,7 +141,14 @@ def test_when_a_rank_is_gone_the_others_go_on_alone(tmp_path: Path, fault: str, 
     assert zero.error is None and zero.exit_code == 0
     assert steps_in(tmp_path) == {"stage0.weight": [0, 1], "stage1.weight": [0, 1]}
     assert steps_in(tmp_path / "rank_0") == {"stage0.weight": [2, 3, 4, 5]}
-    assert zero.result["merged"] == {"whole": 2, "lost": 0, "alone": 4, "dropped": 0, "differing": 0}
+    assert zero.result["merged"] == {
+        "whole": 2,
+        "lost": 0,
+        "alone": 4,
+        "dropped": 0,
+        "differing": 0,
+        "incomplete": 0,
+    }
     (warning,) = zero.warnings
     assert "rank 1 died, or logs nothing any more" in warning and str(tmp_path / "rank_0") in warning
     if fault == "hangs":
@@ -165,6 +173,40 @@ def test_the_next_watch_merges_again(tmp_path: Path) -> None:
     assert [outcome.result["merged"]["whole"] for outcome in (zero, one)] == [3, 3]
     assert "nothing came from rank 1" in zero.warnings[0]
     assert "rank 1 died, or logs nothing any more" in zero.warnings[1]
+
+
+def test_models_that_are_not_the_same_on_all_ranks(tmp_path: Path) -> None:
+    zero, _ = run_ranks(2, fault_cases.odd_models, tmp_path)
+    found = {}
+    for name, counts in zero.result.items():
+        events = read(tmp_path / name)
+        found[name] = {
+            tag: [int(event.histogram_value.num) for event in events.Histograms(tag)]
+            for tag in events.Tags()["histograms"]
+        }
+        assert (counts["whole"], counts["lost"], counts["alone"]) == (2, 0, 0), name
+    whole = {"weights/weight": [20, 20], "weights/other": [20, 20], "gradients/other": [20, 20]}
+    assert found == {
+        "other_shapes": {"weights/weight": [12, 12], "weights/both": [2, 2]},
+        "no_values": {},
+        "some_values": {"weights/few": [5, 5]},
+        "later": {"weights/weight": [2, 2], "weights/new": [7]},
+        "frozen": {"weights/stage0": [3, 3]},
+        "half_a_gradient": whole,
+        "no_gradient": {
+            **{
+                f"{kind}/{name}": [n] * 2
+                for kind in ("weights", "gradients")
+                for name, n in (("stage0", 3), ("both", 2))
+            },
+            "weights/stage1": [3, 3],
+        },
+    }
+    assert zero.result["other_shapes"]["differing"] == 2
+    assert zero.result["half_a_gradient"]["incomplete"] == 2
+    differing, incomplete = zero.warnings
+    assert "1 tensors differ" in differing and "weights/weight on the ranks 0 and 1" in differing
+    assert "some ranks did not bring their parts of gradients/weight" in incomplete
 
 
 def test_payloads_that_have_no_room_come_in_the_next_round(tmp_path: Path) -> None:

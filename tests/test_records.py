@@ -43,12 +43,12 @@ def parts(draw) -> torch.Tensor:
 def test_parts_of_the_ranks_are_the_whole(tensors) -> None:
     whole = torch.cat([tensor.double() for tensor in tensors])
     ranks = [[Record("weights", "w", summary_of(t).to_packed(), i)] for i, t in enumerate(tensors)]
-    merged, differing = merge(dict(enumerate(ranks)))
-    assert not differing
+    merged, differing, incomplete = merge(dict(enumerate(ranks)))
+    assert not differing and not incomplete
     if not whole.numel():
         assert merged == []
         return
-    ((kind, name, packed, _),) = merged
+    ((kind, name, packed, *_),) = merged
     assert (kind, name) == ("weights", "w")
     found, expected = TensorSummary.from_packed(packed), summary_of(whole)
     for field in EXACT:
@@ -83,7 +83,7 @@ def packed(value: float) -> bytes:
 
 def test_a_part_that_several_ranks_hold_counts_once() -> None:
     nothing = summary_of(torch.empty(0)).to_packed()
-    merged, differing = merge(
+    merged, differing, _ = merge(
         {
             2: [Record("weights", "a", nothing, 0), Record("weights", "norm", packed(5.0))],
             3: [Record("weights", "a", packed(1.0), 0), Record("weights", "norm", packed(5.5))],
@@ -99,16 +99,32 @@ def test_a_part_that_several_ranks_hold_counts_once() -> None:
     assert TensorSummary.from_packed(merged[0].packed).sum == 3.0
 
 
+def test_what_is_not_whole_is_not_logged() -> None:
+    merged = merge(
+        {
+            0: [Record("w", "all", packed(1.0), 0, 2), Record("w", "half", packed(1.0), 0, 2)],
+            1: [Record("w", "all", packed(2.0), 1, 2), Record("w", "too_much", packed(2.0), 0, 1)],
+            2: [Record("w", "too_much", packed(2.0), 1, 2)],
+        }
+    )
+    assert [record.name for record in merged.records] == ["all"]
+    assert merged.incomplete == ["w/half", "w/too_much"]
+
+
+class Tag(str):
+    """A string that marshal does not know."""
+
+
 def test_what_a_rank_has_seen_several_times_adds_up() -> None:
     twice = [Record("activations", "head", packed(1.0), 0)] * 2
-    ((*_, found, _),), _ = merge({0: twice, 1: [Record("activations", "head", packed(1.0), 1)]})
-    assert TensorSummary.from_packed(found).num == 3
+    (head,), *_ = merge({0: twice, 1: [Record("activations", "head", packed(1.0), 1)]})
+    assert TensorSummary.from_packed(head.packed).num == 3
 
 
 def test_names_come_in_the_order_of_the_first_rank() -> None:
     nothing = summary_of(torch.empty(0)).to_packed()
     assert is_empty(nothing) and not is_empty(packed(0.0))
-    merged, _ = merge(
+    merged, *_ = merge(
         {
             0: [Record("w", "b", nothing), Record("w", "a", packed(1.0)), Record("w", "none", nothing)],
             1: [Record("w", "c", packed(1.0)), Record("w", "b", packed(1.0))],
@@ -118,7 +134,11 @@ def test_names_come_in_the_order_of_the_first_rank() -> None:
 
 
 def test_records_travel_as_bytes() -> None:
-    records = [Record("weights", "layers.0.wéight", packed(1.0), 3), Record("gradients", "b", packed(2.0))]
+    records = [
+        Record("weights", "layers.0.wéight", packed(1.0), 3, 7),
+        Record("gradients", Tag("b"), packed(2.0)),
+        Record("gradients", np.str_("c"), packed(2.0)),
+    ]
     assert decode(encode(records, {"step_seconds": 0.25})) == (records, {"step_seconds": 0.25})
 
 

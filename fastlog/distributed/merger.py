@@ -94,7 +94,7 @@ class Merger:
         self._waiting_bytes = 0
         self._busy = True  # until the thread waits for something to do
         self._ended = False
-        self._counts = {"whole": 0, "lost": 0, "alone": 0, "dropped": 0, "differing": 0}
+        self._counts = {"whole": 0, "lost": 0, "alone": 0, "dropped": 0, "differing": 0, "incomplete": 0}
         self._store = dist.distributed_c10d._get_default_store()
         self._numbering = _numberings.setdefault(self._store, {}).setdefault(tuple(ranks), Numbering())
         self._nth = self._numbering.next()
@@ -142,7 +142,7 @@ class Merger:
     def stats(self) -> dict[str, int]:
         """How many contributions were merged ``whole``, ``lost`` because not all ranks had them, kept for
         this rank ``alone``, and ``dropped`` for want of memory; and how many tensors were found to be
-        ``differing`` between ranks that should hold the same.
+        ``differing`` between ranks that should hold the same, or ``incomplete``, and so not logged.
         """
         with self._lock:
             return dict(self._counts)
@@ -219,25 +219,31 @@ class Merger:
         try:
             payloads = zip(self._ranks, result.payloads, strict=True)
             brought = {rank: records.decode(payload) for rank, payload in payloads}
-            merged, differing = records.merge({rank: found for rank, (found, _) in brought.items()})
-            self._report(contribution, differing)
-            contribution.deliver(merged, {rank: numbers for rank, (_, numbers) in brought.items()})
+            merged = records.merge({rank: found for rank, (found, _) in brought.items()})
+            self._report(contribution, merged)
+            contribution.deliver(merged.records, {rank: numbers for rank, (_, numbers) in brought.items()})
         except Exception as error:
             self._tell(
                 "deliver", f"fastlog: merged summaries cannot be logged: {type(error).__name__}: {error}"
             )
 
-    def _report(self, contribution: Contribution, differing: dict[str, tuple[int, int]]) -> None:
-        if not differing:
-            return
+    def _report(self, contribution: Contribution, merged: records.Merged) -> None:
         with self._lock:
-            self._counts["differing"] += len(differing)
-        name, (one, other) = next(iter(differing.items()))
-        self._tell(
-            "differing",
-            f"fastlog: at step {contribution.step} {len(differing)} tensors differ between ranks that should"
-            f" hold the same, {name} on the ranks {one} and {other} among them (said once)",
-        )
+            self._counts["differing"] += len(merged.differing)
+            self._counts["incomplete"] += len(merged.incomplete)
+        for name, (one, other) in merged.differing.items():
+            self._tell(
+                "differing",
+                f"fastlog: at step {contribution.step} {len(merged.differing)} tensors differ between ranks"
+                f" that should hold the same, {name} on the ranks {one} and {other} among them (said once)",
+            )
+        for name in merged.incomplete:
+            self._tell(
+                "incomplete",
+                f"fastlog: at step {contribution.step} some ranks did not bring their parts of {name} (a"
+                " gradient that is None, or another tensor of that name?); what is not whole is not logged"
+                f" ({len(merged.incomplete)} tensors; said once)",
+            )
 
     def _keep_alone(self, contribution: Contribution) -> None:
         self._done(contribution, "alone")

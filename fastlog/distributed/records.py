@@ -16,13 +16,30 @@ class Record(NamedTuple):
     """The packed summary of one tensor, or of this rank's part of it.
 
     ``kind`` groups the tensors of a model (weights, gradients, …). ``part`` numbers the parts of the tensor;
-    where several ranks have the same part, they have the same values, which count once.
+    where several ranks have the same part, they have the same values, which count once. ``whole`` is how many
+    values all parts have together; 0: not known.
     """
 
     kind: str
     name: str
     packed: Packed
     part: int = 0
+    whole: int = 0
+
+
+class Merged(NamedTuple):
+    """The tensors of all ranks.
+
+    Attributes:
+        records: the tensors, whole, in the order in which the names come: so the first rank should name all
+            that it knows of.
+        differing: by name those of which two ranks hold the same part with other values, with the ranks.
+        incomplete: names of those that are not among the ``records``, because not all parts came.
+    """
+
+    records: list[Record]
+    differing: dict[str, tuple[int, int]]
+    incomplete: list[str]
 
 
 def encode(records: Sequence[Record], numbers: dict[str, float]) -> bytes:
@@ -42,33 +59,42 @@ def decode(data: bytes | memoryview) -> tuple[list[Record], dict[str, float]]:
     return [Record(*record) for record in records], numbers
 
 
-def merge(by_rank: Mapping[int, Iterable[Record]]) -> tuple[list[Record], dict[str, tuple[int, int]]]:
-    """The tensors of all ranks, whole: the parts of one kind and name are merged, each once.
-
-    Returns:
-        The tensors in the order in which the names come, so the first rank should name all that it knows of;
-        and by name those of which two ranks hold the same part with other values, with the ranks.
-    """
-    found: dict[tuple[str, str], dict[int, tuple[int, list[bytes]]]] = {}
+def merge(by_rank: Mapping[int, Iterable[Record]]) -> Merged:
+    """The parts of each kind and name, put together; each part once."""
+    found: dict[tuple[str, str], _Parts] = {}
     differing: dict[str, tuple[int, int]] = {}
     for rank, records in by_rank.items():
-        for kind, name, record, part in records:
+        for kind, name, record, part, whole in records:
             packed = bytes(record)
-            parts = found.setdefault((kind, name), {})
+            parts = found.setdefault((kind, name), _Parts(whole))
             if not is_empty(packed):
-                holder, summaries = parts.setdefault(part, (rank, []))
+                holder, summaries = parts.held.setdefault(part, (rank, []))
                 if holder == rank:
                     summaries.append(packed)
                 elif packed not in summaries:
                     differing.setdefault(f"{kind}/{name}", (holder, rank))
-    merged = [
-        Record(kind, name, merge_packed([packed for _, summaries in parts.values() for packed in summaries]))
-        for (kind, name), parts in found.items()
-        if parts
-    ]
-    return merged, differing
+    merged, incomplete = [], []
+    for (kind, name), parts in found.items():
+        if not parts.held:
+            continue
+        packed = merge_packed([packed for _, summaries in parts.held.values() for packed in summaries])
+        if parts.whole in (0, _num(packed)):
+            merged.append(Record(kind, name, packed))
+        else:
+            incomplete.append(f"{kind}/{name}")
+    return Merged(merged, differing, incomplete)
+
+
+class _Parts:
+    def __init__(self, whole: int) -> None:
+        self.whole = whole
+        self.held: dict[int, tuple[int, list[bytes]]] = {}
 
 
 def is_empty(packed: bytes) -> bool:
     """Whether it is the summary of no values."""
-    return packed[_NUM : _NUM + 8] == bytes(8)
+    return _num(packed) == 0
+
+
+def _num(packed: bytes) -> int:
+    return int.from_bytes(packed[_NUM : _NUM + 8], "little")

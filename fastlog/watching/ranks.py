@@ -112,12 +112,14 @@ class Ranks:
         return [reading for reading in own if names_all or reading.tensor.numel()]
 
     def _own(self, reading: Reading) -> Reading:
-        kind, name, tensor, _ = reading
+        kind, name, tensor = reading[:3]
         place = f"{kind}/{name}"
+        of_module = kind in (ACTIVATIONS, ACTIVATION_GRADIENTS)
         if shards.is_dtensor(tensor):
-            return Reading(kind, name, *shards.own_part(tensor, place, self._all_replicas))
+            whole = 0 if of_module else tensor.numel()  # seen several times, perhaps, and of uneven batches
+            return Reading(kind, name, *shards.own_part(tensor, place, self._all_replicas), whole)
         tensor = shards.settled(tensor)
-        if kind not in (ACTIVATIONS, ACTIVATION_GRADIENTS):
+        if not of_module:
             return Reading(kind, name, tensor if self._brings_copies else shards.NOTHING)
         if not self._knows_activations:
             raise TypeError(
@@ -130,7 +132,7 @@ class Ranks:
         """Numbers of this rank, to be logged with the next step; of each name the last."""
         self._numbers.update({name: float(number) for name, number in numbers.items()})
 
-    def log(self, records: Sequence[Record], step: int, put: Put) -> None:
+    def log(self, records: Sequence[Record], step: int | None, put: Put) -> None:
         """Logs what this rank has counted at a step: at once, or merged with the other ranks' later."""
         if self._merger is None:
             put(records, self._writer, {})

@@ -22,6 +22,7 @@ class Reading(NamedTuple):
     name: str
     tensor: torch.Tensor
     part: int = 0
+    whole: int = 0
 
 
 def weights(params: Named) -> list[Reading]:

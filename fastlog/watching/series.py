@@ -123,7 +123,7 @@ def items(
 
 def _by_kind(records: Sequence[Record]) -> dict[str, dict[str, bytes]]:
     kinds: dict[str, dict[str, bytes]] = defaultdict(dict)
-    for kind, name, record, _ in records:
+    for kind, name, record, *_ in records:
         packed = bytes(record)  # waits for a device
         named = kinds[kind]
         if name in named:

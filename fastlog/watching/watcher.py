@@ -347,7 +347,7 @@ class Watcher:
         except NoRoom:
             self._writer._refuse()
             return []
-        return [Record(r.kind, r.name, p, r.part) for r, p in zip(readings, packed, strict=True)]
+        return [Record(r.kind, r.name, p, r.part, r.whole) for r, p in zip(readings, packed, strict=True)]
 
     def _is_readable(self, r: Reading) -> bool:
         place = f"{r.kind}/{r.name}"
@@ -371,7 +371,7 @@ class Watcher:
         if self._ranks is None:
             put(moment.records, self._writer, {})
         else:
-            self._ranks.log(moment.records, moment.step, put)
+            self._ranks.log(moment.records, step, put)
 
     @contextlib.contextmanager
     def _logging(self) -> Iterator[None]:

@@ -1,0 +1,60 @@
+"""What the ranks of the fault tests do: they disagree about what there is, or end where they should not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
+
+import fastlog
+
+
+def sharded(tensor: torch.Tensor) -> nn.Parameter:
+    """Its rows over all ranks."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    return nn.Parameter(distribute_tensor(tensor, mesh, [Shard(0)]))
+
+
+def holder(**params: nn.Parameter) -> nn.Module:
+    return nn.ParameterDict(params)
+
+
+def plain(*shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.ones(shape))
+
+
+def odd_models(rank: int, logdir: Path) -> dict[str, dict[str, int]]:
+    """Two steps each of models that are not the same on both ranks, or hardly there; counts by name."""
+    models: dict[str, nn.Module] = {
+        "other_shapes": holder(weight=plain(3, 4) if rank == 0 else plain(5, 4), both=plain(2)),
+        "no_values": holder(weight=sharded(torch.ones(0, 5)), plain=plain(0)),
+        "some_values": holder(weight=sharded(torch.ones(0, 5)), few=sharded(torch.ones(1, 5))),
+        "later": holder(weight=plain(2)),
+        "frozen": holder(**{f"stage{rank}": plain(3).requires_grad_(rank == 0)}),
+        "half_a_gradient": holder(weight=sharded(torch.ones(4, 5)), other=sharded(torch.ones(4, 5))),
+        "no_gradient": holder(**{f"stage{rank}": plain(3), "both": plain(2)}),
+    }
+    counts = {}
+    for name, model in models.items():
+        writer = fastlog.SummaryWriter(logdir / name) if rank == 0 else None
+        log = ("weights", "gradients") if "gradient" in name else "weights"
+        watcher = fastlog.watch(model, writer, every=1, log=log, merge=True, merge_timeout=20.0)
+        for step in range(2):
+            if name == "later" and (rank, step) == (1, 1):
+                model["new"] = plain(7)
+            for key, param in model.items():
+                if not (
+                    rank == 1 and (name, key) in (("half_a_gradient", "weight"), ("no_gradient", "both"))
+                ):
+                    param.grad = torch.ones_like(param)
+            if name == "no_gradient" and rank == 1:
+                model["stage1"].grad = None
+            watcher.step(step)
+        watcher.remove()
+        watcher._writer.close()
+        counts[name] = watcher._writer.stats()["merged"]
+    return counts
