@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -11,6 +14,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
 import fastlog
+from fastlog.distributed import merger
 
 
 def sharded(tensor: torch.Tensor) -> nn.Parameter:
@@ -58,3 +62,55 @@ def odd_models(rank: int, logdir: Path) -> dict[str, dict[str, int]]:
         watcher._writer.close()
         counts[name] = watcher._writer.stats()["merged"]
     return counts
+
+
+def end_early(rank: int, how: str, logdir: Path) -> None:
+    """A step, and then the process, its group or rank 1's watcher ends, before anybody closes the writer."""
+    merger._EXIT_SECS = 1.0
+    model = holder(**{f"stage{rank}": plain(3)})
+    writer = fastlog.SummaryWriter(logdir) if rank == 0 else None
+    watcher = fastlog.watch(model, writer, every=1, log="weights", merge=True, merge_timeout=30.0)
+    kept.append(watcher)
+    watcher.step(0)
+    if how == "destroys the group":
+        dist.destroy_process_group()
+        watcher._writer.close()
+    if how in ("removes", "is interrupted"):
+        wait_for(lambda: watcher._writer.stats()["merged"]["whole"])
+        if rank == 0:
+            watcher.step(1)
+            if how == "is interrupted":
+                raise KeyboardInterrupt
+            wait_for(lambda: watcher._writer.stats()["merged"]["alone"])
+            watcher._writer.close()
+            (logdir / "closed").touch()
+        else:
+            if how == "removes":
+                watcher.remove()
+            wait_for(lambda: (logdir / "closed").exists())
+
+
+kept: list[object] = []  # until the process ends
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    while not condition():
+        time.sleep(0.01)
+
+
+def crosswise(rank: int, logdir: Path) -> None:
+    """Two models are watched, in another order on each rank, a tensor is logged, and groups are made."""
+    models = [holder(**{f"model{i}": sharded(torch.ones(4))}) for i in range(2)]
+    writer = fastlog.SummaryWriter(logdir if rank == 0 else "", write_to_disk=rank == 0)
+    watchers = [
+        fastlog.watch(model, writer, every=1, log="weights", group=None, scalars=(), tensor_scalars=())
+        for model in models
+    ]
+    for step in range(3):
+        for watcher in watchers[:: 1 if rank == 0 else -1]:
+            watcher.step(step)
+        dist.new_group()
+        writer.add_histogram(np.str_("tensor"), models[0]["model0"], step)
+    for watcher in watchers:
+        watcher.remove()
+    writer.close()

@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
-import fault_cases
 import numpy as np
 import pytest
 import rank_cases
 import torch
 from event_files import files
 from ranks import run_ranks
-from watch_oracle import EDGES, LAYERS, Expected, read
+from watch_oracle import EDGES, LAYERS, Expected, read, weight_steps
 
 from fastlog.integrations import lightning as of_lightning
 from fastlog.integrations import transformers as of_transformers
@@ -104,15 +103,6 @@ def test_stages_with_different_parameters_are_merged_by_name(tmp_path: Path) -> 
 LONG = 40.0
 
 
-def steps_in(logdir: Path) -> dict[str, list[int]]:
-    """Steps by name of the weights that are logged."""
-    if not logdir.exists():
-        return {}
-    events = read(logdir)
-    tags = [tag for tag in events.Tags()["histograms"] if tag.endswith(".weight")]
-    return {tag.removeprefix("weights/"): [event.step for event in events.Histograms(tag)] for tag in tags}
-
-
 ALL_STEPS = [0, 1, 2, 3, 4, 5]
 
 
@@ -121,13 +111,13 @@ def test_training_does_not_wait_for_ranks_that_are_late(tmp_path: Path) -> None:
     outcomes = run_ranks(2, rank_cases.disagree, "is late", tmp_path, LONG)
     assert [outcome.warnings for outcome in outcomes] == [[], []]
     assert [outcome.result["merged"]["whole"] for outcome in outcomes] == [6, 6]
-    assert steps_in(tmp_path) == {"stage0.weight": ALL_STEPS, "stage1.weight": ALL_STEPS}
+    assert weight_steps(tmp_path) == {"stage0.weight": ALL_STEPS, "stage1.weight": ALL_STEPS}
 
 
 def test_a_step_that_a_rank_skips_is_lost_and_the_others_are_not(tmp_path: Path) -> None:
     outcomes = run_ranks(2, rank_cases.disagree, "skips", tmp_path, LONG)
     both = [0, 1, 3, 4, 5]
-    assert steps_in(tmp_path) == {"stage0.weight": both, "stage1.weight": both}
+    assert weight_steps(tmp_path) == {"stage0.weight": both, "stage1.weight": both}
     assert [outcome.result["merged"]["lost"] for outcome in outcomes] == [1, 0]
     assert outcomes[0].result["merged"]["whole"] == outcomes[1].result["merged"]["whole"] == 5
     assert len(files(tmp_path)) == 1
@@ -139,8 +129,8 @@ def test_a_step_that_a_rank_skips_is_lost_and_the_others_are_not(tmp_path: Path)
 def test_when_a_rank_is_gone_the_others_go_on_alone(tmp_path: Path, fault: str, timeout: float) -> None:
     zero, one = run_ranks(2, rank_cases.disagree, fault, tmp_path, timeout, may_fail=True)
     assert zero.error is None and zero.exit_code == 0
-    assert steps_in(tmp_path) == {"stage0.weight": [0, 1], "stage1.weight": [0, 1]}
-    assert steps_in(tmp_path / "rank_0") == {"stage0.weight": [2, 3, 4, 5]}
+    assert weight_steps(tmp_path) == {"stage0.weight": [0, 1], "stage1.weight": [0, 1]}
+    assert weight_steps(tmp_path / "rank_0") == {"stage0.weight": [2, 3, 4, 5]}
     assert zero.result["merged"] == {
         "whole": 2,
         "lost": 0,
@@ -153,60 +143,16 @@ def test_when_a_rank_is_gone_the_others_go_on_alone(tmp_path: Path, fault: str, 
     assert "rank 1 died, or logs nothing any more" in warning and str(tmp_path / "rank_0") in warning
     if fault == "hangs":
         assert one.result["merged"] == zero.result["merged"]
-        assert steps_in(tmp_path / "rank_1") == {"stage1.weight": [2, 3, 4, 5]}
+        assert weight_steps(tmp_path / "rank_1") == {"stage1.weight": [2, 3, 4, 5]}
         assert len(one.warnings) == 1
 
 
 def test_logging_on_rank_zero_only_is_found_out_and_explained(tmp_path: Path) -> None:
     zero, _ = run_ranks(2, rank_cases.disagree, "is not there", tmp_path, 1.0)
-    assert steps_in(tmp_path / "rank_0") == {"stage0.weight": ALL_STEPS}
-    assert steps_in(tmp_path) == {}
+    assert weight_steps(tmp_path / "rank_0") == {"stage0.weight": ALL_STEPS}
+    assert weight_steps(tmp_path) == {}
     (warning,) = zero.warnings
     assert "nothing came from rank 1 within 1 s" in warning and "not inside of `if rank == 0:`" in warning
-
-
-def test_the_next_watch_merges_again(tmp_path: Path) -> None:
-    zero, one = run_ranks(2, rank_cases.merge_again, tmp_path)
-    assert steps_in(tmp_path) == {"stage0.weight": [2, 4, 5], "stage1.weight": [2, 4, 5]}
-    assert steps_in(tmp_path / "rank_0") == {"stage0.weight": [0, 1, 3]}
-    assert steps_in(tmp_path / "rank_1") == {"stage1.weight": [3]}
-    assert [outcome.result["merged"]["whole"] for outcome in (zero, one)] == [3, 3]
-    assert "nothing came from rank 1" in zero.warnings[0]
-    assert "rank 1 died, or logs nothing any more" in zero.warnings[1]
-
-
-def test_models_that_are_not_the_same_on_all_ranks(tmp_path: Path) -> None:
-    zero, _ = run_ranks(2, fault_cases.odd_models, tmp_path)
-    found = {}
-    for name, counts in zero.result.items():
-        events = read(tmp_path / name)
-        found[name] = {
-            tag: [int(event.histogram_value.num) for event in events.Histograms(tag)]
-            for tag in events.Tags()["histograms"]
-        }
-        assert (counts["whole"], counts["lost"], counts["alone"]) == (2, 0, 0), name
-    whole = {"weights/weight": [20, 20], "weights/other": [20, 20], "gradients/other": [20, 20]}
-    assert found == {
-        "other_shapes": {"weights/weight": [12, 12], "weights/both": [2, 2]},
-        "no_values": {},
-        "some_values": {"weights/few": [5, 5]},
-        "later": {"weights/weight": [2, 2], "weights/new": [7]},
-        "frozen": {"weights/stage0": [3, 3]},
-        "half_a_gradient": whole,
-        "no_gradient": {
-            **{
-                f"{kind}/{name}": [n] * 2
-                for kind in ("weights", "gradients")
-                for name, n in (("stage0", 3), ("both", 2))
-            },
-            "weights/stage1": [3, 3],
-        },
-    }
-    assert zero.result["other_shapes"]["differing"] == 2
-    assert zero.result["half_a_gradient"]["incomplete"] == 2
-    differing, incomplete = zero.warnings
-    assert "1 tensors differ" in differing and "weights/weight on the ranks 0 and 1" in differing
-    assert "some ranks did not bring their parts of gradients/weight" in incomplete
 
 
 def test_payloads_that_have_no_room_come_in_the_next_round(tmp_path: Path) -> None:
@@ -267,7 +213,7 @@ def test_replicas_that_differ_are_found_where_that_is_asked_for(tmp_path: Path) 
 
 def test_a_resumed_job_hides_what_was_logged_after_its_checkpoint(tmp_path: Path) -> None:
     run_ranks(2, rank_cases.resume, tmp_path)
-    assert steps_in(tmp_path)["head.weight"] == [0, 1, 2]
+    assert weight_steps(tmp_path)["head.weight"] == [0, 1, 2]
     assert len(files(tmp_path)) == 2
 
 

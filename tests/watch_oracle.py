@@ -235,6 +235,15 @@ def steps(logdir: Path | str, tag: str = "grad_norm/global") -> list[int]:
     return [event.step for event in read(logdir).Scalars(tag)]
 
 
+def weight_steps(logdir: Path) -> dict[str, list[int]]:
+    """The steps at which weights were logged, by name; biases aside."""
+    if not logdir.exists():
+        return {}
+    events = read(logdir)
+    tags = [tag for tag in events.Tags()["histograms"] if not tag.endswith(".bias")]
+    return {tag.removeprefix("weights/"): [event.step for event in events.Histograms(tag)] for tag in tags}
+
+
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, count: int) -> None:
     for _ in range(count):
         optimizer.zero_grad()

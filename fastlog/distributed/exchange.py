@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 _NEWS_SECS = 1.0  # until all ranks know that a round has failed
+_LONGEST_PAUSE_SECS = 0.05  # between two looks whether a round is over
 _BLOCK = 4096  # rooms are multiples of so many bytes
 
 
@@ -167,7 +168,7 @@ class Exchange:
         sent_sizes[0] += room[me]
         got_sizes = [_HEAD_BYTES + (room[i] if me == 0 else 0) for i in range(size)]
         got = torch.empty(sum(got_sizes), dtype=torch.uint8)
-        self._group.alltoall_base(got, sent, got_sizes, sent_sizes, dist.AllToAllOptions()).wait()
+        _finish(self._group.alltoall_base(got, sent, got_sizes, sent_sizes, dist.AllToAllOptions()))
 
         parts = torch.split(got, got_sizes)
         found = [Head(*part[:_HEAD_BYTES].clone().view(torch.int64).tolist()) for part in parts]
@@ -192,6 +193,15 @@ class Exchange:
         self._store.set(f"left/{self._me}", "")
         time.sleep(_NEWS_SECS)
         return [rank for i, rank in enumerate(self._ranks) if not self._store.check([f"left/{i}"])]
+
+
+def _finish(work: Any) -> None:
+    """Waits in Python: a thread that the end of the process meets inside of gloo would abort it."""
+    pause = 0.0005
+    while not work.is_completed():
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE_SECS)
+    work.wait()  # raises what went wrong
 
 
 def _under(prefix: str, store: Any) -> Any:

@@ -7,6 +7,7 @@ import hashlib
 import os
 import threading
 import time
+import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ import torch.distributed as dist
 from fastlog.distributed import records
 from fastlog.distributed.exchange import AbsentRanks, Exchange, Head, Numbering, Round
 from fastlog.distributed.records import Record
-from fastlog.faults import BackgroundThread
+from fastlog.faults import BackgroundThread, FastlogWarning
 
 MAX_WAITING_BYTES = 256 * 2**20
 _EXIT_SECS = 10.0  # the end of a process waits no longer for the other ranks
@@ -128,6 +129,11 @@ class Merger:
             return self._lock.wait_for(
                 lambda: not (self._waiting or self._busy) or not self._thread.is_alive(), timeout
             )
+
+    @property
+    def waiting(self) -> int:
+        """How many contributions are not merged yet."""
+        return 0 if os.getpid() != self._pid else len(self._waiting)
 
     def end(self, timeout: float | None = 0.0) -> None:
         """Lets the thread end when all is merged, and waits so long for it."""
@@ -288,10 +294,16 @@ def _bytes_of(contribution: Contribution) -> int:
 
 
 def _end_all() -> None:
-    # A thread that the end of the process meets inside of gloo would abort it.
     give_up = time.monotonic() + _EXIT_SECS
-    for merger in list(_live):
+    mergers = list(_live)
+    for merger in mergers:
         merger.end(max(0.0, give_up - time.monotonic()))
+    if left := sum(merger.waiting for merger in mergers):
+        warnings.warn(
+            f"fastlog: {left} logged steps waited for other ranks when the process ended; they are lost",
+            FastlogWarning,
+            stacklevel=1,
+        )
 
 
 # By store and ranks. A program that initialises torch.distributed anew has another store.
