@@ -8,7 +8,8 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
-from fastlog.distributed.merger import Contribution, Merger, rank_directory
+from fastlog.distributed.merger import Contribution, Merger
+from fastlog.distributed.ranks import rank_directory
 from fastlog.distributed.records import Record
 from fastlog.distributed.shards import is_whole, mesh_ranks, own_part
 from fastlog.media_writer import MediaWriter

@@ -16,6 +16,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from fastlog import devices
 from fastlog.async_queue import AsyncQueue
 from fastlog.bad_values import BadValues, Guard
+from fastlog.distributed.ranks import own_directory
 from fastlog.events import JOB, RAW, Item
 from fastlog.file_writer import FileWriter, NullFileWriter
 from fastlog.sinks.base import Sink
@@ -65,6 +66,7 @@ class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
         block_timeout: float | None = 10.0,
         on_error: Literal["warn", "raise"] = "warn",
         compact: bool = True,
+        rank_dirs: bool = False,
         **kwargs: Any,
     ) -> None:
         """Opens an event file.
@@ -89,12 +91,16 @@ class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
                 latest.
             compact: merge runs of empty buckets in histograms over the default bins, as TensorFlow's own
                 writer does. TensorBoard shows the same. False writes each bucket, as tensorboardX does.
+            rank_dirs: each rank of a job writes to a directory ``rank_K`` of its own below ``logdir``.
 
         Raises:
             TypeError: an unknown argument.
+            ValueError: ``rank_dirs`` without ``logdir``: the default is another one on each rank.
         """
         if kwargs:
             raise TypeError(f"SummaryWriter got unexpected arguments: {', '.join(sorted(kwargs))}")
+        if rank_dirs:
+            logdir, log_dir = own_directory(log_dir if logdir is None else logdir), None
         self._queue_options: dict[str, Any] = {
             "queue_events": max(queue_events, max_queue or 0),
             "queue_bytes": queue_bytes,

@@ -268,7 +268,7 @@ def watch_replicas(rank: int, merge: bool, logdir: Path) -> dict[str, object]:
     """DDP whose ranks see other data; each has a writer."""
     model = make("DDP")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    writer = fastlog.SummaryWriter(logdir / f"rank_{rank}")
+    writer = fastlog.SummaryWriter(logdir, rank_dirs=True)
     log = ("weights", "activations")
     watcher = fastlog.watch(model, writer, optimizer, log=log, modules="^head$", merge=merge)
     for number in (1.0, 3.0 - rank):

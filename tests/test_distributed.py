@@ -201,6 +201,19 @@ def test_each_rank_logs_for_itself_where_that_is_asked_for(tmp_path: Path) -> No
         assert activations.histogram_value.num == 4 * 5 * 3
 
 
+def test_ranks_get_directories_where_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with SummaryWriter(tmp_path, rank_dirs=True) as alone:
+        assert alone.get_logdir() == str(tmp_path / "rank_0")
+    monkeypatch.setenv("RANK", "3")  # torchrun's, before init_process_group
+    with SummaryWriter(log_dir=str(tmp_path), rank_dirs=True) as writer:
+        writer.add_scalar("loss", 1.0, 0)
+    assert read(tmp_path / "rank_3").Tags()["scalars"] == ["loss"]
+    with pytest.raises(ValueError, match="rank_dirs=True needs a logdir, the same on all ranks"):
+        SummaryWriter(rank_dirs=True)
+
+
 def test_replicas_that_differ_are_found_where_that_is_asked_for(tmp_path: Path) -> None:
     outcomes = run_ranks(4, rank_cases.watch_broken_replicas, tmp_path)
     assert outcomes[0].result["merged"]["differing"] == 1

@@ -17,6 +17,7 @@ ALLOWED: dict[str, dict[str, str]] = {
         "queue_bytes": "fastlog's own, keyword-only",
         "overflow": "fastlog's own, keyword-only",
         "block_timeout": "fastlog's own, keyword-only",
+        "rank_dirs": "fastlog's own, keyword-only",
         "on_error": "fastlog's own, keyword-only",
         "compact": "fastlog's own, keyword-only",
     },

@@ -19,6 +19,7 @@ import torch.distributed as dist
 
 from fastlog.distributed import records
 from fastlog.distributed.exchange import AbsentRanks, Exchange, Head, Numbering, Round
+from fastlog.distributed.ranks import rank_directory
 from fastlog.distributed.records import Record
 from fastlog.faults import BackgroundThread, FastlogWarning
 
@@ -282,11 +283,6 @@ class Merger:
                 absent = ""  # the store is gone with the rank that had it
             why = f"rank {absent} died, or logs nothing any more" if absent else "a rank died"
         self._tell("over", f"fastlog: {why} ({error}). {then}")
-
-
-def rank_directory(rank: int) -> str:
-    """Where a rank logs what is its own, below the log directory."""
-    return f"rank_{rank}"
 
 
 def _bytes_of(contribution: Contribution) -> int:
