@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch.distributed.tensor import Shard, distribute_tensor
 
 import fastlog
 from fastlog.distributed import merger
+from fastlog.distributed.records import Record
 
 
 def sharded(tensor: torch.Tensor) -> nn.Parameter:
@@ -88,6 +90,29 @@ def end_early(rank: int, how: str, logdir: Path) -> None:
             if how == "removes":
                 watcher.remove()
             wait_for(lambda: (logdir / "closed").exists())
+
+
+def skip_at_random(rank: int) -> tuple[list[int], list[int], dict[str, int]]:
+    """Each rank brings some of 60 steps, and all bring the last; which it brought, and which were merged."""
+    chance = random.Random(rank)
+    mine = [step for step in range(60) if step == 59 or chance.random() < 0.8]
+    merged: list[int] = []
+    packed = fastlog.summarize(torch.ones(1)).to_packed()
+    party = merger.Merger([0, 1, 2], lambda cause, message: None, 30.0, "")
+    for step in mine:
+        party.submit(
+            merger.Contribution(
+                "steps",
+                step,
+                [Record("", f"{rank}/{i}", packed) for i in range(chance.randrange(60))],
+                lambda records, numbers, step=step: merged.append(step),
+                lambda records: None,
+            )
+        )
+        time.sleep(chance.choice([0.0, 0.0, 0.01]))
+    party.drain()
+    dist.barrier()
+    return mine, merged, party.stats()
 
 
 kept: list[object] = []  # until the process ends

@@ -67,6 +67,14 @@ def test_two_models_at_once_do_not_get_in_each_others_way(tmp_path: Path) -> Non
         assert logged == [(step, 4) for step in range(3)], tag
 
 
+def test_just_the_steps_that_all_ranks_bring_are_merged() -> None:
+    outcomes = [outcome.result for outcome in run_ranks(3, fault_cases.skip_at_random)]
+    common = set.intersection(*(set(mine) for mine, _, _ in outcomes))
+    assert outcomes[0][1] == sorted(common) and 10 < len(common) < 60
+    for mine, _, counts in outcomes:
+        assert (counts["whole"], counts["lost"]) == (len(common), len(mine) - len(common))
+
+
 @pytest.mark.parametrize("how", ["forgets to close", "destroys the group"])
 def test_what_was_logged_before_the_end_is_merged(tmp_path: Path, how: str) -> None:
     zero, one = run_ranks(2, fault_cases.end_early, how, tmp_path)

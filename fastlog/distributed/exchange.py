@@ -98,7 +98,7 @@ class Exchange:
         nth: its ``next``, from the thread that makes exchanges in the same order on all ranks.
 
     Attributes:
-        greetings: by rank, what ``meet`` was called with, "" for the absent.
+        greeting: what the first rank has called ``meet`` with; "" before, and where it is absent.
 
     Raises:
         RuntimeError: there is no gloo, or torch is older than 2.8; or the store is gone.
@@ -110,7 +110,7 @@ class Exchange:
         self._ranks = ranks
         self._me = ranks.index(rank)
         self._room = [0] * len(ranks)
-        self.greetings = [""] * len(ranks)
+        self.greeting = ""
         name = hashlib.blake2s("-".join(map(str, ranks)).encode(), digest_size=8).hexdigest()
         # A connection of its own: who waits in a store keeps the process's other threads from it.
         self._shared: Any = _under(f"fastlog/{name}", store.clone())
@@ -128,7 +128,7 @@ class Exchange:
 
         Args:
             timeout: seconds until a rank counts as absent; of each round, too.
-            greeting: a text for the others, see ``greetings``.
+            greeting: the first rank's is for all.
 
         Raises:
             AbsentRanks: not all ranks have come in time.
@@ -143,7 +143,8 @@ class Exchange:
             self._store.wait(keys, timedelta(seconds=timeout))
         except dist.DistStoreError:
             present = [key for key in keys if self._store.check([key])]
-        self.greetings = [self._store.get(key).decode() if key in present else "" for key in keys]
+        if keys[0] in present:
+            self.greeting = self._store.get(keys[0]).decode()
         if len(present) < len(keys):
             self._shared.set(f"over/{self._number}", "")
             absent = [rank for rank, key in zip(self._ranks, keys, strict=True) if key not in present]

@@ -88,7 +88,6 @@ class Merger:
         self.is_first = self.rank == ranks[0]
         self.logdir = logdir
         self._ranks = list(ranks)
-        self._tell = tell
         self._timeout = timeout
         self._pid = os.getpid()
         self._lock = threading.Condition()
@@ -97,10 +96,13 @@ class Merger:
         self._busy = True  # until the thread waits for something to do
         self._ended = False
         self._counts = {"whole": 0, "lost": 0, "alone": 0, "dropped": 0, "differing": 0, "incomplete": 0}
-        self._store = dist.distributed_c10d._get_default_store()
-        self._numbering = _numberings.setdefault(self._store, {}).setdefault(tuple(ranks), Numbering())
-        self._nth = self._numbering.next()
-        self._thread = BackgroundThread(target=self._run, name="fastlog merger", daemon=True)
+        store = dist.distributed_c10d._get_default_store()
+        numbering = _numberings.setdefault(store, {}).setdefault(tuple(ranks), Numbering())
+        nth = numbering.next()
+        self._tell = lambda cause, message: tell(f"{cause} {self._ranks} {nth}", message)
+        self._thread = BackgroundThread(
+            target=self._run, args=(store, numbering, nth), name="fastlog merger", daemon=True
+        )
         if not _live:  # multiprocessing's children say nothing to atexit
             Finalize(None, _end_all, exitpriority=200)
         self._thread.start()
@@ -156,11 +158,11 @@ class Merger:
 
     # ---- the thread
 
-    def _run(self) -> None:
+    def _run(self, store: Any, numbering: Numbering, nth: int) -> None:
         exchange: Exchange | None = None  # None: there is no merging any more
         try:
             try:
-                exchange = Exchange(self._store, self._ranks, self.rank, self._numbering, self._nth)
+                exchange = Exchange(store, self._ranks, self.rank, numbering, nth)
             except Exception as error:
                 self._give_up(None, error)
             while (contribution := self._next()) is not None:
@@ -196,7 +198,7 @@ class Merger:
         """Takes part in rounds until this contribution has had its turn."""
         if not exchange.has_met:
             exchange.meet(self._timeout, self.logdir)
-            self.logdir = exchange.greetings[0]
+            self.logdir = exchange.greeting
         payload = records.encode(mine.records, mine.numbers)
         head = mine.head(payload)
         while True:
@@ -262,7 +264,7 @@ class Merger:
     def _give_up(self, exchange: Exchange | None, error: Exception) -> None:
         had_met = exchange is not None and exchange.has_met
         if exchange is not None:
-            self.logdir = exchange.greetings[0] or self.logdir
+            self.logdir = exchange.greeting or self.logdir
             exchange.leave()
         then = (
             f"Merging is over; rank {self.rank} goes on alone, with summaries of what it holds, in"
