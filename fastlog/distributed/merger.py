@@ -99,7 +99,9 @@ class Merger:
         store = dist.distributed_c10d._get_default_store()
         numbering = _numberings.setdefault(store, {}).setdefault(tuple(ranks), Numbering())
         nth = numbering.next()
-        self._tell = lambda cause, message: tell(f"{cause} {self._ranks} {nth}", message)
+        self._tell: Callable[[str, str], None] = lambda cause, message: tell(
+            f"{cause} {self._ranks} {nth}", message
+        )
         self._thread = BackgroundThread(
             target=self._run, args=(store, numbering, nth), name="fastlog merger", daemon=True
         )
