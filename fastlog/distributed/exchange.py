@@ -198,10 +198,10 @@ class Exchange:
 
 def _finish(work: Any) -> None:
     """Waits in Python: a thread that the end of the process meets inside of gloo would abort it."""
-    pause = 0.0005
+    pause = 0.0002
     while not work.is_completed():
         time.sleep(pause)
-        pause = min(2 * pause, _LONGEST_PAUSE_SECS)
+        pause = min(1.3 * pause, _LONGEST_PAUSE_SECS)
     work.wait()  # raises what went wrong
 
 
