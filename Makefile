@@ -77,4 +77,4 @@ format: $(VENV)/dev.stamp
 	$(BIN)/clang-format -i $(NATIVE)
 
 clean:
-	rm -rf $(VENV) build dist site *.egg-info fastlog/*.so
+	rm -rf $(VENV) build dist *.egg-info fastlog/*.so

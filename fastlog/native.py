@@ -7,7 +7,9 @@ try:
 except ImportError as error:
     raise ImportError(
         f"fastlog's compiled core is missing or does not load ({error}). It is built from source by "
-        "`pip install .` in fastlog's checkout, which needs a C++17 compiler (on Debian: apt install g++)"
+        "`pip install .` in fastlog's checkout, which needs a C++17 compiler (on Debian: apt install g++). "
+        "In the checkout itself Python takes the package that lies there: change the directory, or build "
+        "with `pip install -e .`"
     ) from error
 
 __all__ = ["core"]
