@@ -86,9 +86,8 @@ def main() -> None:
     fastlog.watch(model, writer, optimizer, every=args.every)
     began = time.perf_counter()
     for step, batch in enumerate(batches):
-        torch.manual_seed(
-            step * size + mesh["data"].get_local_rank()
-        )  # ranks that share a layer drop the same
+        # Ranks that share a layer drop the same.
+        torch.manual_seed(step * size + mesh["data"].get_local_rank())
         optimizer.zero_grad()
         loss = model(**batch).loss
         loss.backward()
