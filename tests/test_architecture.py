@@ -19,6 +19,7 @@ LAYERS = [
     "bench",
     "integrations",
     "watching",
+    "health",
     "install",
     "global_writer",
     "writer",
