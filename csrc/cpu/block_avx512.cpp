@@ -13,6 +13,7 @@
 #include <cstdint>
 
 #include "cpu/chunk.h"
+#include "cpu/lanes_avx512.h"
 
 namespace fastlog::cpu {
 namespace {
@@ -94,17 +95,6 @@ FASTLOG_AVX512 FASTLOG_INLINE __m512i slots_of(__m512i bits, const Positions& at
   return _mm512_ternarylogic_epi32(_mm512_set1_epi32(0x7fffffff), slot, bits, 0xce);  // slot | sign
 }
 
-// As LaneMoments::add, whose squares round once as well: the product of two float32 is exact in float64.
-FASTLOG_AVX512 FASTLOG_INLINE void add(__m512 x, const float* values, LaneMoments<float, 16>& moments) {
-  moments.low[0] = _mm512_min_ps(x, moments.low[0]);
-  moments.high[0] = _mm512_max_ps(x, moments.high[0]);
-  const __m512d wide[2] = {_mm512_cvtps_pd(_mm512_castps512_ps256(x)), _mm512_cvtps_pd(_mm256_loadu_ps(values + 8))};
-  for (int r = 0; r < 2; ++r) {
-    moments.sum[r] += wide[r];
-    moments.squares[r] = _mm512_fmadd_pd(wide[r], wide[r], moments.squares[r]);
-  }
-}
-
 // Where the slots of 32 values lie among their 32 words: the second 16 values in the odd words.
 FASTLOG_INLINE int word_of(int value) { return 2 * (value % 16) + value / 16; }
 
@@ -147,7 +137,7 @@ FASTLOG_AVX512 Moments count_in_copies(const float* values, int n, SlotCounters&
     }
     for (int half = 0; half < 2; ++half) {
       slot[half] = slots_of(_mm512_castps_si512(x[half]), at[half], log, near[half]);
-      add(x[half], values + i + 16 * half, moments);
+      add_lanes(x[half], values + i + 16 * half, moments);
     }
     _mm512_store_si512(words + i, _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(slot[0], kFraction),
                                                           _mm512_srli_epi32(slot[1], kFraction - 16)));

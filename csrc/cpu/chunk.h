@@ -9,6 +9,7 @@
 #include <type_traits>
 
 #include "cpu/kernels.h"
+#include "cpu/window.h"
 
 #define FASTLOG_MEMBER inline __attribute__((always_inline))
 #define FASTLOG_INLINE static FASTLOG_MEMBER
@@ -162,9 +163,9 @@ FASTLOG_INLINE Moments count_block(const Wide* values, int n, SlotCounters& coun
   return lane_moments<Wide, kWidth>(values, n);
 }
 
+// Adds the moments of a block's finite values to `moments`, and counts its large ones. `block`: the moments of all.
 template <class Wide, int kWidth>
-FASTLOG_INLINE void process_block(const Wide* values, int n, SlotCounters& counters, Moments& moments) {
-  Moments block = count_block<Wide, kWidth>(values, n, counters);
+FASTLOG_INLINE void add_block(const Wide* values, int n, Moments block, SlotCounters& counters, Moments& moments) {
   Wide finite[kBlock];
   if (!std::isfinite(block.sum_squares)) {
     int kept = 0;
@@ -186,27 +187,79 @@ FASTLOG_INLINE void process_block(const Wide* values, int n, SlotCounters& count
   moments.sum_squares += block.sum_squares;
 }
 
-template <class Tag, int kWidth>
+// The values of a chunk that lie within a window are counted there, see window.h.
+template <class Wide, class Isa>
+class ChunkCounter {
+ public:
+  // `value_at(i)`: a value of the chunk, i < n.
+  template <class ValueAt>
+  FASTLOG_MEMBER ChunkCounter(SlotCounters& counters, Moments& moments, std::int64_t n, ValueAt value_at)
+      : counters_(counters), moments_(moments) {
+    if constexpr (kWindowed) {
+      if (n < kWindowFrom) return;
+      float samples[kWindowSamples];
+      for (int i = 0; i < kWindowSamples; ++i) samples[i] = value_at(n / kWindowSamples * i);
+      choice_ = choose_window(samples);
+      if (choice_.window != nullptr) counts_ = CodeCounts{};
+    }
+  }
+
+  FASTLOG_MEMBER void count(const Wide* values, int n) {
+    if constexpr (kWindowed) {
+      if (choice_.window != nullptr && n == kBlock) {
+        const Moments block = count_block_vbmi(values, choice_, counts_, counters_);
+        return add_block<Wide, Isa::kWidth>(values, n, block, counters_, moments_);
+      }
+    }
+    add_block<Wide, Isa::kWidth>(values, n, count_block<Wide, Isa::kWidth>(values, n, counters_), counters_, moments_);
+  }
+
+  FASTLOG_MEMBER void finish() {
+    if constexpr (kWindowed) {
+      if (choice_.window != nullptr) drain_codes(counts_, *choice_.window, counters_);
+    }
+  }
+
+ private:
+  static constexpr bool kWindowed = Isa::kWindows && std::is_same_v<Wide, float>;
+  static constexpr std::int64_t kWindowFrom = 4 * kBlock;  // fewer values do not pay for choosing and draining
+  struct Nothing {};
+  SlotCounters& counters_;
+  Moments& moments_;
+  WindowChoice choice_{};
+  std::conditional_t<kWindowed, CodeCounts, Nothing> counts_;
+};
+
+template <class Tag, class Isa>
 FASTLOG_INLINE void process_chunk(const TensorView& view, std::int64_t begin, std::int64_t end, SlotCounters& counters,
                                   Moments& moments) {
   using Storage = typename Tag::Storage;
   using Wide = typename Tag::Wide;
-  const auto* data = static_cast<const Storage*>(view.data);
-  for (std::int64_t at = begin; at < end; at += kBlock) {
-    const int n = static_cast<int>(std::min<std::int64_t>(kBlock, end - at));
-    if (view.multiplier != nullptr) {
-      const double multiplier = *view.multiplier;
+  const auto* data = static_cast<const Storage*>(view.data) + begin;
+  const std::int64_t count = end - begin;
+  if (view.multiplier != nullptr) {
+    const double multiplier = *view.multiplier;
+    for (std::int64_t at = 0; at < count; at += kBlock) {
+      const int n = static_cast<int>(std::min<std::int64_t>(kBlock, count - at));
       double scaled[kBlock];
       for (int i = 0; i < n; ++i) scaled[i] = static_cast<double>(Tag::widen(data[at + i])) * multiplier;
-      process_block<double, kWidth>(scaled, n, counters, moments);
-    } else if constexpr (std::is_same_v<Storage, Wide>) {
-      process_block<Wide, kWidth>(data + at, n, counters, moments);
+      add_block<double, Isa::kWidth>(scaled, n, count_block<double, Isa::kWidth>(scaled, n, counters), counters,
+                                     moments);
+    }
+    return;
+  }
+  ChunkCounter<Wide, Isa> chunk(counters, moments, count, [data](std::int64_t i) { return Tag::widen(data[i]); });
+  for (std::int64_t at = 0; at < count; at += kBlock) {
+    const int n = static_cast<int>(std::min<std::int64_t>(kBlock, count - at));
+    if constexpr (std::is_same_v<Storage, Wide>) {
+      chunk.count(data + at, n);
     } else {
       Wide wide[kBlock];
       for (int i = 0; i < n; ++i) wide[i] = Tag::widen(data[at + i]);
-      process_block<Wide, kWidth>(wide, n, counters, moments);
+      chunk.count(wide, n);
     }
   }
+  chunk.finish();
 }
 
 }  // namespace fastlog::cpu

@@ -62,6 +62,9 @@ struct Scratch {
       std::fill(counted, counted + kSlotCopyStride, std::uint16_t{0});
     }
     counters.copies = 0;
+    if (std::exchange(counters.has_wide, false)) {
+      for (int slot = 0; slot < kSlotCopyStride; ++slot) slots[slot] += std::exchange(counters.wide[slot], 0u);
+    }
     add_slots(slots, tensor.summary);
     tensor.summary.above_e4m3 += std::exchange(counters.above_e4m3, 0);
     tensor.summary.above_e5m2 += std::exchange(counters.above_e5m2, 0);

@@ -14,12 +14,16 @@ const std::uint32_t* const kCells32 = cells32.data();
 const std::uint64_t* const kCells64 = cells64.data();
 
 // A struct per instruction set with one function per dtype, all from the templates of chunk.h.
-#define FASTLOG_KERNELS(isa, width, target_attribute)                                                               \
+#define FASTLOG_KERNELS(isa, width, windows, target_attribute)                                                      \
   namespace isa {                                                                                                   \
+  struct Isa {                                                                                                      \
+    static constexpr int kWidth = width;                                                                            \
+    static constexpr bool kWindows = windows;                                                                       \
+  };                                                                                                                \
   template <class Tag>                                                                                              \
   target_attribute void chunk(const TensorView& view, std::int64_t begin, std::int64_t end, SlotCounters& counters, \
                               Moments& moments) {                                                                   \
-    process_chunk<Tag, width>(view, begin, end, counters, moments);                                                 \
+    process_chunk<Tag, Isa>(view, begin, end, counters, moments);                                                   \
   }                                                                                                                 \
   static const Kernels kernels = [] {                                                                               \
     Kernels made{#isa, {}};                                                                                         \
@@ -31,10 +35,11 @@ const std::uint64_t* const kCells64 = cells64.data();
   }();                                                                                                              \
   }
 
-FASTLOG_KERNELS(baseline, 4, )
+FASTLOG_KERNELS(baseline, 4, false, )
 #if defined(__x86_64__)
-FASTLOG_KERNELS(avx2, 8, __attribute__((target("avx2,bmi,bmi2"))))
-FASTLOG_KERNELS(avx512, 16, __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,bmi,bmi2"))))
+FASTLOG_KERNELS(avx2, 8, false, __attribute__((target("avx2,bmi,bmi2"))))
+FASTLOG_KERNELS(avx512, 16, false, __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,bmi,bmi2"))))
+FASTLOG_KERNELS(avx512vbmi, 16, true, __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,bmi,bmi2"))))
 #endif
 #undef FASTLOG_KERNELS
 
@@ -47,6 +52,10 @@ const std::vector<const Kernels*>& available_kernels() {
     if (bmi && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
       found.push_back(&avx512::kernels);
+      if (__builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2") &&
+          __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("gfni")) {
+        found.push_back(&avx512vbmi::kernels);
+      }
     }
 #endif
     return found;

@@ -28,7 +28,9 @@ static_assert(kSlotCopyStride % 16 == 0);
 
 struct SlotCounters {
   std::uint16_t slots[kSlotCopies * kSlotCopyStride];
-  int copies;  // that may hold counts
+  int copies;                           // that may hold counts
+  std::uint32_t wide[kSlotCopyStride];  // whole chunks' counts
+  bool has_wide;
   std::int64_t above_e4m3;
   std::int64_t above_e5m2;
   std::int64_t above_fp16;
