@@ -1,6 +1,7 @@
 from collections.abc import Sequence
 
 MAX_TENSORS: int
+CHUNK_VALUES: int
 
 class CudaError(RuntimeError): ...
 

@@ -26,6 +26,7 @@ HOW_TO_BUILD = (
     "(also in the package nvidia-cuda-nvcc, version 13 and later)"
 )
 _SAMPLE_BYTES = 50_000  # three rounds of a block's vector loads
+_SEVERAL_CHUNKS = (0, 3, 1, 4)  # dtype codes of which the self-check has a large tensor: 8, 2, 4 and 1 byte
 _WAITS = "plain torch, which makes the calling thread wait"
 # Element sizes by dtype code (csrc/core/dtype.h), of all but bool, which has no meaning for most bytes.
 _SIZES = (8, 4, 2, 2, 1, 1, 1, 1, 1, 1, 2, 4, 8, 1, 2, 4, 8)
@@ -110,7 +111,7 @@ def _prepare(device: int) -> _Engine:
         try:
             runtime = CudaRuntime(module, device)
             transfers = Transfers(runtime, max_tensors=module.MAX_TENSORS)
-            why_not = self_check(runtime, transfers)
+            why_not = self_check(runtime, transfers, module.CHUNK_VALUES)
             if why_not is None:
                 return _Engine(transfers)
         except module.CudaError as error:
@@ -120,20 +121,36 @@ def _prepare(device: int) -> _Engine:
     return _Engine(None, f"{_WAITS}: {why_not}")
 
 
-def self_check(runtime: Runtime, transfers: Transfers) -> str | None:
-    """Summarises the same bytes as every dtype on the device and on the CPU; what differs, or None."""
-    data = np.random.default_rng(0).bytes(_SAMPLE_BYTES)
+def self_check(runtime: Runtime, transfers: Transfers, chunk_values: int) -> str | None:
+    """Summarises the same bytes as every dtype on the device and on the CPU; what differs, or None.
+
+    It is one launch of large and small tensors: blocks begin inside of tensors, and beside others that cost
+    another time.
+    """
+    samples = _samples(chunk_values)
+    data = np.random.default_rng(0).bytes(max(at + _SIZES[code] * count for at, count, code in samples))
     host = np.frombuffer(data, np.uint8).ctypes.data
     with runtime.aside():
         memory = runtime.upload(data)
-        # From the second element on, so that vector loads have a head and a tail.
-        shapes = [(size, len(data) // size - 1, code, 0) for code, size in enumerate(_SIZES)]
-        flight = transfers.start([(memory.data_ptr() + at, n, code, 0, 0) for at, n, code, _ in shapes])
+        flight = transfers.start([(memory.data_ptr() + at, n, code, 0, 0) for at, n, code in samples])
         assert flight is not None
         found = flight.packed()
-    expected = core.summarize([(host + at, n, code, 0) for at, n, code, _ in shapes], 1)
-    wrong = [code for code, pair in enumerate(zip(found, expected, strict=True)) if not _agree(*pair)]
+    expected = core.summarize([(host + at, n, code, 0) for at, n, code in samples], 1)
+    pairs = zip(samples, found, expected, strict=True)
+    wrong = sorted({sample[2] for sample, *pair in pairs if not _agree(*pair)})
     return f"the self-check found wrong results (dtype codes {wrong})" if wrong else None
+
+
+def _samples(chunk_values: int) -> list[tuple[int, int, int]]:
+    """Offset, count and dtype code of what the self-check summarises.
+
+    Every dtype from its second element on, so that vector loads have a head and a tail; among them are
+    tensors of several chunks.
+    """
+    samples = [(size, _SAMPLE_BYTES // size - 1, code) for code, size in enumerate(_SIZES)]
+    for place, code in zip(range(0, len(samples), 5), _SEVERAL_CHUNKS, strict=True):
+        samples.insert(place, (_SIZES[code], 2 * chunk_values + 1000, code))
+    return samples
 
 
 def _agree(packed: bytes, other: bytes) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +16,7 @@ import fastlog
 from fastlog.native import core
 
 if TYPE_CHECKING:
+    from cuda_on_cpu.device import LateRuntime
     from cuda_on_cpu.late_torch import FakeCuda
 
 settings.register_profile(
@@ -38,13 +41,31 @@ def cpu_path(request: pytest.FixtureRequest) -> Iterator[str]:
     core.choose_cpu_path(chosen)
 
 
-@pytest.fixture
-def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
-    """Two CUDA devices that are none, in use already; fails a test whose training threads wait for one."""
+@pytest.fixture(scope="session")
+def cuda_module() -> ModuleType:
+    """``fastlog._cuda`` whose kernels run on the CPU."""
     from cuda_on_cpu.device import load_module
+
+    return load_module()
+
+
+@pytest.fixture
+def late_runtime(cuda_module: ModuleType) -> Iterator[LateRuntime]:
+    """A device that runs late; the test's own thread must not wait for it."""
+    from cuda_on_cpu.device import LateRuntime
+
+    made = LateRuntime(cuda_module)
+    made.training_threads.add(threading.current_thread())
+    yield made
+    made.device.close()
+
+
+@pytest.fixture
+def fake_cuda(cuda_module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
+    """Two CUDA devices that are none, in use already; fails a test whose training threads wait for one."""
     from cuda_on_cpu.late_torch import FakeCuda
 
-    fake = FakeCuda(load_module())
+    fake = FakeCuda(cuda_module)
     with monkeypatch.context() as patched:
         fake.patch(patched)
         fastlog.summarize([fake.tensor(torch.ones(3), device) for device in (0, 1)])

@@ -122,7 +122,8 @@ void pack_table(const std::vector<TensorView>& views, const LaunchPlan& plan, st
     for (; block < plan.grid && tensor < plan.tensors; ++tensor) {
       const std::int64_t chunks = chunks_of(views[static_cast<std::size_t>(tensor)].count, T::kChunkValues);
       const std::int64_t cost = chunk_cost[static_cast<std::size_t>(tensor)];
-      const std::int64_t within = cost ? (target - cost_before + cost - 1) / cost : 0;
+      // The chunk that lies across the target belongs to the block before: its tensor may end behind the target.
+      const std::int64_t within = cost && target > cost_before ? (target - cost_before + cost - 1) / cost : 0;
       if (within < chunks) {
         start = {static_cast<std::int32_t>(chunks_before + within), static_cast<std::int32_t>(tensor)};
         break;

@@ -80,6 +80,7 @@ PYBIND11_MODULE(_cuda, m) {
   m.doc() = "fastlog's CUDA engine: summaries of device memory.";
   py::register_exception<CudaError>(m, "CudaError", PyExc_RuntimeError);
   m.attr("MAX_TENSORS") = kMaxTensors;
+  m.attr("CHUNK_VALUES") = Tuning::kChunkValues;
   py::class_<DeviceLimits>(m, "DeviceLimits")
       .def_readonly("device", &DeviceLimits::device)
       .def_readonly("multiprocessors", &DeviceLimits::multiprocessors)

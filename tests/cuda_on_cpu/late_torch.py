@@ -336,6 +336,7 @@ class FakeCuda:
 
         return SimpleNamespace(
             MAX_TENSORS=self.module.MAX_TENSORS,
+            CHUNK_VALUES=500,  # of the self-check's tensors: fibers are slow
             CudaError=self.module.CudaError,
             prepare_device=prepare_device,
             device_tables=self.module.device_tables,

@@ -106,7 +106,6 @@ enum cudaDeviceAttr {
 namespace cuda_on_cpu {
 // The stand-in device.
 struct Device {
-  int multiprocessors = 3;
   cudaError_t last_error = cudaSuccess;
 };
 inline Device& device() {
@@ -114,11 +113,13 @@ inline Device& device() {
   return made;
 }
 
-// Of a block; CUDA_ON_CPU_SHARED_BYTES sets it.
-inline int shared_bytes() {
-  const char* const set = std::getenv("CUDA_ON_CPU_SHARED_BYTES");
-  return set ? std::atoi(set) : 99 * 1024;
+inline int setting(const char* name, int otherwise) {
+  const char* const set = std::getenv(name);
+  return set ? std::atoi(set) : otherwise;
 }
+inline int multiprocessors() { return setting("CUDA_ON_CPU_MULTIPROCESSORS", 3); }
+// Of a block.
+inline int shared_bytes() { return setting("CUDA_ON_CPU_SHARED_BYTES", 99 * 1024); }
 
 template <class Body>
 void launch(const char*, dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t, Body body) {
@@ -162,7 +163,7 @@ cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int bytes) {
 }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   const bool multiprocessors = attribute == cudaDevAttrMultiProcessorCount;
-  *value = multiprocessors ? cuda_on_cpu::device().multiprocessors : cuda_on_cpu::shared_bytes();
+  *value = multiprocessors ? cuda_on_cpu::multiprocessors() : cuda_on_cpu::shared_bytes();
   return cudaSuccess;
 }
 inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
