@@ -187,7 +187,8 @@ class Transfers:
             self._leave_behind(slot)
             raise
         flight = Flight(self, launches, slot)
-        self._flights.append(weakref.ref(flight))
+        with self._lock:
+            self._flights.append(weakref.ref(flight))
         return flight
 
     def stats(self) -> dict[str, int]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import gc
 import threading
+from collections import deque
+from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from cuda_on_cpu.device import LateEvent, LateRuntime
 from cuda_on_cpu.flights import assert_summaries, read, rows_of, tensors_of, transfers_on
 
+from fastlog import transfer
 from fastlog.transfer import Flight
 
 
@@ -189,6 +193,41 @@ def test_finished_flights_make_room_without_a_reader(late_runtime: LateRuntime) 
     for flight, tensors in zip(flights, calls, strict=True):
         assert_summaries(read(flight), tensors)
     assert transfers.stats()["in_flight"] == transfers.stats()["in_flight_bytes"] == 0
+
+
+def test_a_flight_that_starts_while_another_thread_makes_room(
+    late_runtime: LateRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It joins the flights when the other thread has looked through them, not meanwhile."""
+    transfers = transfers_on(late_runtime, max_bytes=1 << 15)
+    tensors = tensors_of(5, count=1)
+    flights = [transfers.start(rows_of(tensors))]
+    started, looked_at = threading.Event(), threading.Event()
+    late: list[Flight | None] = []
+    other = threading.Thread(target=lambda: late.append(transfers.start(rows_of(tensors))))
+
+    class StartedByOther(Flight):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            started.set()
+            looked_at.wait()
+
+    class LookedThrough(deque[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            for flight in super().__iter__():
+                yield flight
+                looked_at.set()
+                other.join(0.2)
+
+    monkeypatch.setattr(transfer, "Flight", StartedByOther)
+    other.start()
+    started.wait()
+    monkeypatch.setattr(transfer, "Flight", Flight)
+    transfers._flights = LookedThrough(transfers._flights)
+    flights.append(transfers.start(rows_of(tensors)))
+    other.join()
+    for flight in (*flights, *late):
+        assert_summaries(read(flight), tensors)
 
 
 def test_reading_needs_no_lock_that_an_interrupted_thread_may_hold(late_runtime: LateRuntime) -> None:
