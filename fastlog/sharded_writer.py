@@ -10,7 +10,7 @@ from typing import Any
 
 from fastlog.distributed.merger import Contribution, Merger
 from fastlog.distributed.ranks import rank_directory
-from fastlog.distributed.records import Record
+from fastlog.distributed.records import Merged, Record
 from fastlog.distributed.shards import is_whole, mesh_ranks, own_part
 from fastlog.media_writer import MediaWriter
 from fastlog.summarize import Packed, pack_one
@@ -44,8 +44,8 @@ class ShardedWriter(MediaWriter):
             with self._lock:
                 merger = self._mergers.get(ranks) or self._merge_over(ranks, ranks, self.merge_timeout)
 
-        def deliver(merged: list[Record], numbers: object) -> None:
-            for record in merged:
+        def deliver(merged: Merged, numbers: object) -> None:
+            for record in merged.records:
                 self._add_summary(name, record.packed, step, wall_time)
 
         def alone(own: Sequence[Record]) -> None:

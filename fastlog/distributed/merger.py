@@ -20,7 +20,7 @@ import torch.distributed as dist
 from fastlog.distributed import records
 from fastlog.distributed.exchange import AbsentRanks, Exchange, Head, Numbering, Round
 from fastlog.distributed.ranks import rank_directory
-from fastlog.distributed.records import Record
+from fastlog.distributed.records import Merged, Record
 from fastlog.faults import BackgroundThread, FastlogWarning
 
 MAX_WAITING_BYTES = 256 * 2**20
@@ -39,14 +39,14 @@ class Contribution:
         step: of training; a smaller one goes first where the ranks do not bring the same.
         records: this rank's summaries.
         numbers: this rank's numbers.
-        deliver: gets the merged records, and the numbers of all ranks by global rank; on the first rank only.
+        deliver: gets what is merged, and the numbers of all ranks by global rank; on the first rank only.
         alone: gets this rank's records where there is no merging any more.
     """
 
     key: str
     step: int | None
     records: Sequence[Record]
-    deliver: Callable[[list[Record], dict[int, Numbers]], None]
+    deliver: Callable[[Merged, dict[int, Numbers]], None]
     alone: Callable[[Sequence[Record]], None]
     numbers: Numbers = field(default_factory=dict)
 
@@ -232,7 +232,7 @@ class Merger:
             brought = {rank: records.decode(payload) for rank, payload in payloads}
             merged = records.merge({rank: found for rank, (found, _) in brought.items()})
             self._report(contribution, merged)
-            contribution.deliver(merged.records, {rank: numbers for rank, (_, numbers) in brought.items()})
+            contribution.deliver(merged, {rank: numbers for rank, (_, numbers) in brought.items()})
         except Exception as error:
             self._tell(
                 "deliver", f"fastlog: merged summaries cannot be logged: {type(error).__name__}: {error}"

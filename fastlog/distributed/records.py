@@ -35,11 +35,13 @@ class Merged(NamedTuple):
             that it knows of.
         differing: by name those of which two ranks hold the same part with other values, with the ranks.
         incomplete: names of those that are not among the ``records``, because not all parts came.
+        alike: by name those of which two ranks hold different parts with the same values, with the ranks.
     """
 
     records: list[Record]
     differing: dict[str, tuple[int, int]]
     incomplete: list[str]
+    alike: dict[str, tuple[int, int]]
 
 
 def encode(records: Sequence[Record], numbers: dict[str, float]) -> bytes:
@@ -74,21 +76,32 @@ def merge(by_rank: Mapping[int, Iterable[Record]]) -> Merged:
                 elif packed not in summaries:
                     differing.setdefault(f"{kind}/{name}", (holder, rank))
     merged, incomplete = [], []
+    alike: dict[str, tuple[int, int]] = {}
     for (kind, name), parts in found.items():
         if not parts.held:
             continue
+        if twins := parts.alike():
+            alike[f"{kind}/{name}"] = twins
         packed = merge_packed([packed for _, summaries in parts.held.values() for packed in summaries])
         if parts.whole in (0, _num(packed)):
             merged.append(Record(kind, name, packed))
         else:
             incomplete.append(f"{kind}/{name}")
-    return Merged(merged, differing, incomplete)
+    return Merged(merged, differing, incomplete, alike)
 
 
 class _Parts:
     def __init__(self, whole: int) -> None:
         self.whole = whole
         self.held: dict[int, tuple[int, list[bytes]]] = {}
+
+    def alike(self) -> tuple[int, int] | None:
+        """The first two ranks that hold parts with the same values."""
+        first: dict[tuple[bytes, ...], int] = {}
+        for rank, summaries in self.held.values():
+            if (other := first.setdefault(tuple(summaries), rank)) != rank:
+                return other, rank
+        return None
 
 
 def is_empty(packed: bytes) -> bool:

@@ -12,8 +12,9 @@ from torch.optim import Optimizer
 
 from fastlog.watching import ranks, select, series
 from fastlog.watching.budget import Budget
+from fastlog.watching.plan import Plan
 from fastlog.watching.series import LOGGABLE, STATS
-from fastlog.watching.watcher import Plan, Watcher
+from fastlog.watching.watcher import Watcher
 from fastlog.writer import SummaryWriter
 
 if TYPE_CHECKING:

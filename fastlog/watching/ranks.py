@@ -11,13 +11,13 @@ from torch import nn
 
 from fastlog.distributed import shards
 from fastlog.distributed.merger import Contribution, Merger, Numbers
-from fastlog.distributed.records import Record
+from fastlog.distributed.records import Merged, Record
 from fastlog.watching.reading import Reading
 from fastlog.watching.series import ACTIVATION_GRADIENTS, ACTIVATIONS
 from fastlog.writer import SummaryWriter
 
-Put = Callable[[Sequence[Record], SummaryWriter, dict[str, float]], None]
-"""Logs records, and scalars by tag, with a writer."""
+Put = Callable[[Merged, SummaryWriter, dict[str, float]], None]
+"""Logs summaries, and scalars by tag, with a writer."""
 
 
 def merged_ranks(model: nn.Module, merge: Any) -> tuple[int, ...]:
@@ -135,7 +135,7 @@ class Ranks:
     def log(self, records: Sequence[Record], step: int | None, put: Put) -> None:
         """Logs what this rank has counted at a step: at once, or merged with the other ranks' later."""
         if self._merger is None:
-            put(records, self._writer, {})
+            put(Merged(list(records), {}, [], {}), self._writer, {})
             return
         merger, writer = self._merger, self._writer
         numbers, self._numbers = self._numbers, {}
@@ -145,7 +145,11 @@ class Ranks:
                 step,
                 records,
                 deliver=lambda merged, by_rank: put(merged, writer, over_ranks(by_rank)),
-                alone=lambda own: put(own, writer._rank_writer(merger), over_ranks({merger.rank: numbers})),
+                alone=lambda own: put(
+                    Merged(list(own), {}, [], {}),
+                    writer._rank_writer(merger),
+                    over_ranks({merger.rank: numbers}),
+                ),
                 numbers=numbers,
             )
         )

@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -62,6 +62,23 @@ STATS: Final[dict[str, Stat]] = {
 magnitudes under the smallest normal number of bf16, of fp16, of e4m3)."""
 
 
+class Summaries(NamedTuple):
+    """The tensors of one kind, in the order of the model.
+
+    Attributes:
+        heads: of the packed summaries: all their fields but the counts.
+        packed: the summaries themselves.
+    """
+
+    names: list[str]
+    heads: Heads
+    packed: list[bytes]
+
+
+Observe = Callable[[dict[str, Summaries]], list[Item]]
+"""Gets the summaries of a moment by kind, on the worker; what it returns is logged, too."""
+
+
 @dataclass(frozen=True)
 class Shape:
     """Which events a summary turns into.
@@ -85,17 +102,21 @@ class Shape:
 
 
 def items(
-    records: Sequence[Record], extra: dict[str, float], step: int | None, wall_time: float, shape: Shape
+    records: Sequence[Record],
+    extra: dict[str, float],
+    step: int | None,
+    wall_time: float,
+    shape: Shape,
+    observers: Sequence[Observe] = (),
 ) -> list[Item]:
-    """Events of all records, and of the scalars ``extra`` by tag. A record's kind is one of ``LOGGABLE``, or
-    the key of an optimizer's state; those of the same kind and name are merged.
+    """Events of all records, of the scalars ``extra`` by tag, and of the observers. A record's kind is one of
+    ``LOGGABLE``, or the key of an optimizer's state; those of the same kind and name are merged.
     """
     scalars = dict(extra)
     made: list[Item] = []
     heads_of: dict[str, dict[str, Any]] = {}
-    for kind, named in _by_kind(records).items():
-        names = list(named)
-        heads = np.frombuffer(b"".join(packed[: _HEAD.itemsize] for packed in named.values()), _HEAD)
+    kinds = {kind: _summaries(named) for kind, named in _by_kind(records).items()}
+    for kind, (names, heads, packed) in kinds.items():
         wider_names, wider = _wider(names, heads, shape.group)
         heads_of[kind] = dict(zip(names + wider_names, np.concatenate([heads, wider]), strict=True))
         if kind in shape.hidden:
@@ -110,7 +131,7 @@ def items(
         shown = _stand_out(heads, shape.top_k)
         shown_names = [names[i] for i in shown]
         if shape.histograms:
-            made += [(HISTOGRAM, clean_tag(f"{kind}/{n}"), named[n], step, wall_time) for n in shown_names]
+            made += [(HISTOGRAM, clean_tag(f"{kind}/{names[i]}"), packed[i], step, wall_time) for i in shown]
         title = _SINGULAR.get(kind, kind)
         scalars |= _scalars(title, shown_names, heads[shown], shape.tensor_scalars)
         scalars |= _scalars(title, wider_names, wider, shape.scalars)
@@ -118,6 +139,8 @@ def items(
             scalars |= _update_ratios(shown_names + wider_names, heads_of)
         if text := _trouble(kind, names, heads):
             made.append((RAW, _text_event(text, step, wall_time)))
+    for observe in observers:
+        made += observe(kinds)
     return made + [(SCALAR, clean_tag(tag), value, step, wall_time) for tag, value in scalars.items()]
 
 
@@ -130,6 +153,12 @@ def _by_kind(records: Sequence[Record]) -> dict[str, dict[str, bytes]]:
             packed = (TensorSummary.from_packed(named[name]) + TensorSummary.from_packed(packed)).to_packed()
         named[name] = packed
     return kinds
+
+
+def _summaries(named: dict[str, bytes]) -> Summaries:
+    packed = list(named.values())
+    heads = np.frombuffer(b"".join(one[: _HEAD.itemsize] for one in packed), _HEAD)
+    return Summaries(list(named), heads, packed)
 
 
 def _stand_out(heads: Heads, top_k: int | None) -> list[int]:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from fastlog.distributed.records import Record
+from fastlog.distributed.records import Merged, Record
 from fastlog.eager import eager, eager_methods
 from fastlog.events import JOB
 from fastlog.sinks.base import SinkError
@@ -22,24 +22,14 @@ from fastlog.tensors import view_of
 from fastlog.watching import reading, select, series
 from fastlog.watching.activations import Taps
 from fastlog.watching.budget import Budget
+from fastlog.watching.observers import Observer, Observers
 from fastlog.watching.optimizer_step import is_nested, then_once
+from fastlog.watching.plan import Plan
 from fastlog.watching.ranks import Ranks
 from fastlog.watching.reading import Reading
 from fastlog.writer import SummaryWriter
 
 _RECORD_BYTES = 250  # of Python objects around a packed summary that waits
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is looked at. See ``fastlog.watch`` for the fields."""
-
-    log: frozenset[str]
-    names: select.Names
-    modules: select.Names | None
-    frozen: bool
-    snapshot_bytes: int
-    shape: series.Shape
 
 
 @dataclass
@@ -51,6 +41,7 @@ class Moment:
     records: list[Record] = field(default_factory=list)
     has_gradients: bool = False  # by an explicit call: the optimizer's step does not read them again
     read_for: set[Optimizer] = field(default_factory=set)
+    noted: list[Any] = field(default_factory=list)  # by each observer
 
 
 @eager_methods
@@ -77,6 +68,7 @@ class Watcher:
         self._budget = budget
         self._step_of = step_of
         self._ranks = ranks
+        self._observers = Observers()
         self._step = 0
         self._due = -1  # the first step has to be found first
         self._last = -1
@@ -146,6 +138,15 @@ class Watcher:
         """The next step is logged, whatever ``every`` says."""
         self._due = 0
         self._arm()
+
+    def on_moment(self, observer: Observer) -> None:
+        """From now on the observer sees each logged step, too."""
+        self._observers.add(observer)
+
+    def hurry(self) -> None:
+        """As ``log_next``, for any thread; nothing where ranks log together: all log the same steps."""
+        if self._ranks is None:
+            self._due = 0
 
     def rank_scalars(self, **numbers: float) -> None:
         """Numbers of this rank, such as seconds of waiting for data: ``rank_scalars(data_wait=0.02)``.
@@ -263,6 +264,7 @@ class Watcher:
             self._moment = Moment(self._step, params)
             if series.UPDATES in self._plan.log:
                 self._snapshots.take(params)
+            self._observers.before_step(self._step, params)
         return self._moment
 
     def _read_own_gradients(self, moment: Moment, optimizer: Optimizer) -> None:
@@ -277,6 +279,7 @@ class Watcher:
         self._moment = None
         with self._logging():
             moment.records += self._summarise(self._readings_after(moment)) + self._seen
+            moment.noted = self._observers.after_step(moment.step, moment.params, moment.read_for)
         if self._taps is not None and self._taps.idle:
             self._say(
                 "unseen",
@@ -290,6 +293,8 @@ class Watcher:
         self._due = self._budget.next_due(moment.step)
         with self._logging():
             self._put(moment, extra)
+        if self._observers.want_next:
+            self.hurry()
 
     def _readings_after(self, moment: Moment) -> list[Reading]:
         log, readings = self._plan.log, []
@@ -362,14 +367,17 @@ class Watcher:
         step, wall_time = self._writer._get_file_writer().stamp(moment.step, None)
         began = time.monotonic() - self._budget.cost
 
-        def put(records: Sequence[Record], writer: SummaryWriter, scalars: dict[str, float]) -> None:
-            run = partial(series.items, records, extra | scalars, step, wall_time, self._plan.shape)
-            nbytes = sum(len(record.packed) + _RECORD_BYTES for record in records)
+        def put(merged: Merged, writer: SummaryWriter, scalars: dict[str, float]) -> None:
+            observe = self._observers.of_step(moment.step, wall_time, moment.noted, merged)
+            run = partial(
+                series.items, merged.records, extra | scalars, step, wall_time, self._plan.shape, observe
+            )
+            nbytes = sum(len(record.packed) + _RECORD_BYTES for record in merged.records)
             job = (JOB, run, nbytes, True, "fastlog.watch")
             writer._get_file_writer().put(job, nbytes, True, began)
 
         if self._ranks is None:
-            put(moment.records, self._writer, {})
+            put(Merged(moment.records, {}, [], {}), self._writer, {})
         else:
             self._ranks.log(moment.records, step, put)
 
