@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.distributed.tensor.placement_types import _StridedShard
@@ -334,3 +334,13 @@ def merge_again(rank: int, logdir: Path) -> dict[str, object]:
         dist.barrier()
     writer.close()
     return dict(writer.stats())
+
+
+def watch_inside_of_flat_parameters(rank: int, use_orig_params: bool) -> str:
+    """Watches what FSDP1 wraps, which knows nothing of it; returns what is said."""
+    model = FullyShardedDataParallel(Net(), device_id=torch.device("cpu"), use_orig_params=use_orig_params)
+    try:
+        fastlog.watch(model.module, fastlog.SummaryWriter("", write_to_disk=False))
+    except TypeError as error:
+        return str(error)
+    return "accepted"

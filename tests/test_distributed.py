@@ -273,13 +273,22 @@ class Sharded(torch.nn.Module):
     [
         (type("FullyShardedDataParallel", (Sharded,), {})(), "use torch.distributed.fsdp.fully_shard"),
         (type("Engine", (Sharded,), {"__module__": "deepspeed.runtime.engine"})(), "DeepSpeed"),
-        (Sharded(ds_id=3), "weight is partitioned by DeepSpeed ZeRO-3"),
+        (Sharded(ds_id=3), "weight is partitioned by DeepSpeed ZeRO-3, .*; use torch.distributed.fsdp"),
+        (Sharded(_hp_mapping=None), "weight is a stale copy of what DeepSpeed ZeRO-1/2 steps.*; use torch"),
+        (Sharded(_fsdp_flattened=True), r"weight is a piece of a flat buffer.*FSDP1\).*; use torch"),
         (Sharded(tensor_model_parallel=True), "weight is a shard by Megatron"),
     ],
 )
 def test_shards_that_are_not_known_are_refused(tmp_path: Path, model: torch.nn.Module, message: str) -> None:
     with SummaryWriter(str(tmp_path)) as writer, pytest.raises(TypeError, match=message):
         watch(model, writer)
+
+
+@pytest.mark.parametrize("use_orig_params", [False, True])
+def test_pieces_of_fsdp1_are_refused_inside_of_their_wrapper(use_orig_params: bool) -> None:
+    outcomes = run_ranks(2, rank_cases.watch_inside_of_flat_parameters, use_orig_params)
+    for outcome in outcomes:
+        assert "is a piece of a flat buffer of FullyShardedDataParallel (FSDP1)" in outcome.result
 
 
 def test_what_cannot_be_merged_is_refused(tmp_path: Path) -> None:

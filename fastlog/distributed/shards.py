@@ -11,6 +11,8 @@ from torch import nn
 
 NOTHING = torch.empty(0)
 
+_REMEDY = "use torch.distributed.fsdp.fully_shard (FSDP2), or do not watch this model"
+
 
 def is_dtensor(value: object) -> bool:
     """Whether it is a ``DTensor``; does not import what nobody has imported yet."""
@@ -108,18 +110,29 @@ def refuse_unknown(model: nn.Module) -> None:
         if type(module).__name__ == "FullyShardedDataParallel":
             raise TypeError(
                 "the parameters of FullyShardedDataParallel (FSDP1) are pieces of a flat buffer, not tensors"
-                " of the model; use torch.distributed.fsdp.fully_shard (FSDP2)"
+                f" of the model; {_REMEDY}"
             )
         if type(module).__module__.partition(".")[0] == "deepspeed":
             raise TypeError(
                 f"{type(module).__name__}: DeepSpeed keeps gradients and ZeRO's shards in buffers of its own,"
-                " which are not supported; use torch.distributed.fsdp.fully_shard (FSDP2)"
+                f" which are not supported; {_REMEDY}"
             )
     for name, param in model.named_parameters():
-        if hasattr(param, "ds_id"):
-            raise TypeError(f"{name} is partitioned by DeepSpeed ZeRO-3, which is not supported")
-        if getattr(param, "tensor_model_parallel", False) and not is_dtensor(param):
-            raise TypeError(f"{name} is a shard by Megatron's tensor parallelism, which is not supported")
+        if reason := _why_unknown(param):
+            raise TypeError(f"{name} {reason}, which is not supported; {_REMEDY}")
+
+
+def _why_unknown(param: nn.Parameter) -> str | None:
+    """What a library has made of a parameter, by the marks that it leaves there: the wrapper may be away."""
+    if hasattr(param, "ds_id"):
+        return "is partitioned by DeepSpeed ZeRO-3"
+    if hasattr(param, "_hp_mapping"):
+        return "is a stale copy of what DeepSpeed ZeRO-1/2 steps, and its gradient is elsewhere"
+    if getattr(param, "_fsdp_flattened", False):
+        return "is a piece of a flat buffer of FullyShardedDataParallel (FSDP1)"
+    if getattr(param, "tensor_model_parallel", False) and not is_dtensor(param):
+        return "is a shard by Megatron's tensor parallelism"
+    return None
 
 
 def _is_shard(placement: Any) -> bool:

@@ -114,7 +114,7 @@ def watch(
 
     Raises:
         TypeError: not a module, a fastlog writer or an optimizer; FSDP1, DeepSpeed or Megatron, whose shards
-            are not known.
+            are not known, also inside of their wrappers.
         ValueError: an unknown name in ``log``, ``scalars`` or ``tensor_scalars``, a number out of range, no
             regular expression, updates or optimizer state without an optimizer, or a budget where ranks log
             together.
