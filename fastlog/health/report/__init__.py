@@ -1,0 +1,1 @@
+"""How findings are shown: one page, a terminal, TensorBoard. Judges nothing itself."""

@@ -1,0 +1,198 @@
+"""Findings and checks as HTML: what is wrong, what shows it, what to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastlog.health.findings import SEVERITIES, Finding, RunHealth
+from fastlog.health.report.drawing import Line, chart
+from fastlog.health.report.markup import Content, Html, element
+from fastlog.health.report.numbers import names, number, plural, share
+from fastlog.health.report.thinning import line
+
+SIGNS = {"error": "✕", "warning": "!", "info": "i", "ok": "✓"}
+_CHART_POINTS = 240
+_NAMES = 3
+_MOST_NAMES = 200
+
+
+def verdict(health: RunHealth) -> Html:
+    """The run in one line: the worst finding, or that there is none."""
+    worst = health.findings[0] if health.verdict != "ok" else None
+    return element(
+        "div",
+        element("span", SIGNS[health.verdict], class_="sign", aria_hidden="true"),
+        element(
+            "div",
+            element("p", headline(health), class_="headline"),
+            element("p", tally(health), class_="tally"),
+        ),
+        class_=f"verdict {health.verdict}",
+        data_rule=worst.rule if worst else None,
+    )
+
+
+def headline(health: RunHealth) -> str:
+    """What to know of a run if it is one sentence."""
+    if health.verdict != "ok":
+        return health.findings[0].title
+    return "Nothing wrong was found." if health.checked else "Nothing could be checked."
+
+
+def tally(health: RunHealth) -> str:
+    """How many findings of each severity, how many checks."""
+    nouns = {"error": "error", "warning": "warning", "info": "note"}
+    amounts = [(sum(f.severity == s for f in health.findings), nouns[s]) for s in SEVERITIES]
+    found = [plural(amount, noun) for amount, noun in amounts if amount]
+    checks = f"{plural(len(health.checked), 'check')} ran, {len(health.not_checked)} could not"
+    return " · ".join([*(found or ["no findings"]), checks])
+
+
+def card(finding: Finding, place: int, anchor: str) -> Html:
+    """One finding. ``place`` is its number on the page and in the charts."""
+    return element(
+        "article",
+        element(
+            "div",
+            element(
+                "p",
+                element("span", f"{place}", class_="place"),
+                element("span", finding.severity, class_="severity"),
+                element("span", where(finding), class_="where"),
+                class_="meta",
+            ),
+            element("h3", finding.title),
+            _tensors(finding),
+            element(
+                "dl",
+                _entry("Likely cause", finding.cause),
+                _entry("What to do", finding.advice),
+                class_="advice",
+            ),
+            class_="text",
+        ),
+        element("div", _chart(finding), _evidence(finding.evidence), class_="proof"),
+        element(
+            "details",
+            element("summary", "How this was judged, and how to mute it"),
+            element("p", prose(finding.judged_by)),
+            element("p", "If it is meant to be so: ", element("code", finding.mute)),
+        ),
+        class_=f"finding {finding.severity}",
+        id=anchor,
+        data_rule=finding.rule,
+    )
+
+
+def where(finding: Finding) -> str:
+    """Since when, and how much of the model."""
+    if finding.last_step > finding.first_step:
+        parts = [f"steps {finding.first_step:,} to {finding.last_step:,}"]
+    else:
+        parts = [f"step {finding.first_step:,}"]
+    if finding.tensors:
+        parts.append(plural(len(finding.tensors), "tensor"))
+    if finding.share > 0:
+        parts.append(f"{share(finding.share)} of the parameters")
+    return " · ".join(parts)
+
+
+def checks(health: RunHealth) -> Html:
+    """Which checks ran, and why the others could not."""
+    found = {finding.rule: finding.severity for finding in reversed(health.findings)}
+    ran = [
+        element("li", rule, class_=f"check {found.get(rule, 'ok')}", data_rule=rule)
+        for rule in health.checked
+    ]
+    reasons = {**health.not_checked, **{rule: f"muted: {why}" for rule, why in health.muted.items()}}
+    return element(
+        "section",
+        element("h2", "Checks"),
+        element("p", f"{plural(len(ran), 'check')} ran", class_="label"),
+        element("ul", ran, class_="checks") if ran else None,
+        [
+            element("p", f"{plural(len(reasons), 'check')} did not run", class_="label"),
+            element(
+                "dl",
+                [(element("dt", rule), element("dd", prose(why))) for rule, why in reasons.items()],
+                class_="reasons",
+            ),
+        ]
+        if reasons
+        else None,
+        class_="checks-section",
+    )
+
+
+def prose(text: str) -> list[Html | str]:
+    """Text whose `parts between backticks` are code."""
+    parts = re.split(r"`([^`]+)`", text)
+    return [element("code", part) if i % 2 else part for i, part in enumerate(parts)]
+
+
+def evidence_text(value: Any) -> str:
+    """A piece of evidence in words."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (int, float, np.number)):
+        return number(float(value))
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {evidence_text(item)}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return names([evidence_text(item) for item in value], 6)
+    return str(value)
+
+
+def _entry(term: str, text: str) -> list[Html] | None:
+    return [element("dt", term), element("dd", prose(text))] if text else None
+
+
+def _tensors(finding: Finding) -> Html | None:
+    if not finding.tensors:
+        return None
+    shown = [element("code", name, class_="tensor", data_tensor=name) for name in finding.tensors[:_NAMES]]
+    rest = finding.tensors[_NAMES:_MOST_NAMES]
+    left = len(finding.tensors) - _MOST_NAMES
+    more: Content = None
+    if rest:
+        more = element(
+            "details",
+            element("summary", f"and {len(finding.tensors) - _NAMES:,} more"),
+            element("ul", [element("li", element("code", name, data_tensor=name)) for name in rest]),
+            element("p", f"… and {left:,} more") if left > 0 else None,
+        )
+    return element("div", shown, more, class_="tensors")
+
+
+def _chart(finding: Finding) -> Html | None:
+    drawn = finding.chart
+    if drawn is None or not drawn.steps:
+        return None
+    steps, values = line(np.array(drawn.steps), np.array(drawn.values, float), _CHART_POINTS)
+    picture = chart(
+        [Line(steps, values)],
+        f"{drawn.label}, steps {drawn.steps[0]} to {drawn.steps[-1]}",
+        width=400,
+        height=132,
+        left=56,
+        threshold=drawn.threshold,
+        logarithmic=drawn.logarithmic or None,
+        since=finding.first_step,
+    )
+    return element("figure", element("figcaption", drawn.label), picture)
+
+
+def _evidence(evidence: Mapping[str, Any]) -> Html | None:
+    rows: Sequence[Html] = [
+        element(
+            "tr",
+            element("th", key.replace("_", " "), scope="row"),
+            element("td", evidence_text(value), data_evidence=key),
+        )
+        for key, value in evidence.items()
+    ]
+    return element("table", element("tbody", rows), class_="evidence") if rows else None
