@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from tensorboardX import x2num
 
+from fastlog.summarize import refuse_captured
 from fastlog.tensors import plain_tensor
 
 MAX_INT = 2**63
@@ -56,6 +57,7 @@ def take(value: Any, argument: str) -> Snapshot:
         TypeError: the value is no array of real numbers (strings, objects, complex, quantised, meta or fake
             tensors, distributed tensors); names ``argument`` and the remedy.
         ValueError: a list whose rows differ in length.
+        RuntimeError: the stream of a CUDA tensor is being captured into a graph.
     """
     if isinstance(value, torch.Tensor):
         return _take_tensor(value, argument)
@@ -161,6 +163,7 @@ def _checked(value: torch.Tensor, argument: str) -> torch.Tensor:
 
 
 def _take_tensor(value: torch.Tensor, argument: str) -> Snapshot:
+    refuse_captured([value])
     value = _checked(value, argument).resolve_neg()
     if value.device.type == "cpu":
         try:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias, overload
 
 import torch
 
+from fastlog.cuda_runtime import is_capturing
 from fastlog.devices import transfers_of
 from fastlog.eager import eager
 from fastlog.native import core
 from fastlog.reference import summarize_reference
 from fastlog.summary import TensorSummary
 from fastlog.tensors import View, is_tensor_like, view_of, with_zeros
-from fastlog.transfer import Flight, Transfers
+from fastlog.transfer import CAPTURED, Flight, Transfers
 
 
 class NoRoom(Exception):
@@ -58,6 +59,19 @@ def endless() -> None:
     """The patience of who needs the result."""
 
 
+def refuse_captured(tensors: Iterable[Any]) -> None:
+    """To be asked before any work on the tensors: what a capture sees is repeated at each replay.
+
+    Raises:
+        RuntimeError: the current stream of a tensor's device is being captured into a CUDA graph.
+    """
+    on_cuda = {
+        tensor.get_device() for tensor in tensors if isinstance(tensor, torch.Tensor) and tensor.is_cuda
+    }
+    if any(is_capturing(device) for device in on_cuda):
+        raise RuntimeError(CAPTURED)
+
+
 def pack_one(values: Any, name: str = "values", patience: Patience = endless) -> Packed:
     """The packed summary of one tensor, array, number or (nested) list of numbers.
 
@@ -71,6 +85,8 @@ def pack_one(values: Any, name: str = "values", patience: Patience = endless) ->
         NoRoom: not within ``patience``.
         RuntimeError: a CUDA device refuses (graph capture, a failed launch, no memory).
     """
+    if isinstance(values, torch.Tensor) and values.is_cuda:
+        refuse_captured([values])
     view = view_of(values, name)
     if isinstance(view, View) and view.device is None:
         return core.summarize_one(view[0], view[1], view[2], view[3], torch.get_num_threads())
@@ -81,6 +97,7 @@ def pack_many(
     tensors: Sequence[Any], names: Sequence[str] | None = None, patience: Patience = endless
 ) -> list[Packed]:
     """Packed summaries of many tensors, in one call of the engine of each device; see `pack_one`."""
+    refuse_captured(tensors)
     names = names or [f"values[{i}]" for i in range(len(tensors))]
     return _pack(
         [view_of(tensor, name) for tensor, name in zip(tensors, names, strict=True)], names, patience
@@ -89,6 +106,7 @@ def pack_many(
 
 def start(tensor: torch.Tensor, name: str, patience: Patience) -> Later | None:
     """As `pack_one` for a tensor on a CUDA device with an engine; None for others."""
+    refuse_captured([tensor])
     view = view_of(tensor, name)
     if not isinstance(view, View) or view.device is None:
         return None

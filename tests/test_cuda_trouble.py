@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from cuda_on_cpu.late_torch import FakeCuda
+from cuda_on_cpu.late_torch import FakeCuda, on_device
 from event_files import histograms, simple_values
 
 import fastlog
@@ -67,6 +68,57 @@ def test_a_captured_stream_is_refused(fake_cuda: FakeCuda, tmp_path: Path) -> No
     writer.add_scalar("s", fake_cuda.tensor(torch.tensor(1.0)), 1)
     writer.close()
     assert simple_values(tmp_path) == {("s", 1): 1.0}
+
+
+def test_a_capture_records_nothing_of_what_is_refused(fake_cuda: FakeCuda, tmp_path: Path) -> None:
+    """Else each replay would repeat the copies that tensors of these layouts need."""
+    late = fake_cuda.tensor(torch.randn(6, 8))
+    sliced, flipped = late[:, ::3], torch._neg_view(late)
+    writer = SummaryWriter(tmp_path)
+    fake_cuda.capturing = True
+    for tensors in ([sliced], [flipped, late], [torch.ones(3), sliced]):
+        with pytest.raises(RuntimeError, match="log after its replay"):
+            fastlog.summarize(tensors)
+    with pytest.warns(FastlogWarning, match="captured into a CUDA graph"):
+        writer.add_histogram("sliced", sliced, 0)
+        writer.add_histogram("bins", late, 0, bins="auto")
+        writer.add_scalar("one", late[1, 2], 0)
+        writer.add_image("image", late[None], 0)
+    fake_cuda.capturing = False
+    writer.close()
+    assert fake_cuda.recorded == [] and histograms(tmp_path) == {}
+
+
+def test_a_watched_step_is_captured_as_it_is(fake_cuda: FakeCuda, tmp_path: Path) -> None:
+    """Nothing of the watcher is in the graph: no copies of weights, no update, no division of gradients."""
+    recorded: list[list[str]] = []
+    writer = SummaryWriter(tmp_path)
+    for watched in (False, True):
+        model = on_device(fake_cuda, torch.nn.Linear(6, 4))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        watcher = fastlog.watch(model, writer, optimizer, every=1, log="all") if watched else None
+        batch = fake_cuda.tensor(torch.ones(3, 6))
+
+        def step(model: Any = model, batch: Any = batch, optimizer: Any = optimizer) -> None:
+            model(batch).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        step()
+        fake_cuda.capturing, fake_cuda.recorded = True, []
+        with contextlib.ExitStack() as stack:
+            if watched:
+                stack.enter_context(pytest.warns(FastlogWarning, match="captured into a CUDA graph"))
+            step()
+        fake_cuda.capturing = False
+        recorded.append(fake_cuda.recorded)
+        step()
+        if watcher is not None:
+            watcher.remove()
+    writer.close()
+    assert recorded[0] == recorded[1] != []
+    steps = {step for tag, step in histograms(tmp_path) if tag == "weights/weight"}
+    assert steps == {0, 2}
 
 
 def _forget(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from fastlog.distributed.records import Merged, Record
 from fastlog.eager import eager, eager_methods
 from fastlog.events import JOB
 from fastlog.sinks.base import SinkError
-from fastlog.summarize import NoRoom, pack_many
+from fastlog.summarize import NoRoom, pack_many, refuse_captured
 from fastlog.tensors import view_of
 from fastlog.watching import reading, select, series
 from fastlog.watching.activations import Taps
@@ -259,6 +259,7 @@ class Watcher:
     def _open(self) -> Moment:
         if self._moment is None:
             params = select.parameters(self._model, self._plan.names)
+            refuse_captured(param for _, param in params)
             if not self._plan.frozen:
                 params = [(name, param) for name, param in params if param.requires_grad]
             self._moment = Moment(self._step, params)
@@ -278,8 +279,10 @@ class Watcher:
     def _close(self, moment: Moment) -> None:
         self._moment = None
         with self._logging():
-            moment.records += self._summarise(self._readings_after(moment)) + self._seen
+            refuse_captured(param for _, param in moment.params)
+            moment.records += self._summarise(self._readings_after(moment))
             moment.noted = self._observers.after_step(moment.step, moment.params, moment.read_for)
+        moment.records += self._seen
         if self._taps is not None and self._taps.idle:
             self._say(
                 "unseen",

@@ -126,6 +126,7 @@ class _Ordinal:
         if func in _WAITS:
             self.wait(str(func))
             return func(*hosts[0], **hosts[1])
+        self.record(str(func))
         upload = func is torch.ops.aten.copy_.default and not isinstance(args[1], LateTensor)
         if upload and not kwargs.get("non_blocking") and len(args) < 3:
             hosts = ((hosts[0][0], hosts[0][1].clone()), {})
@@ -147,6 +148,7 @@ class _Ordinal:
         return results
 
     def copy_to_host(self, late: LateTensor, non_blocking: bool) -> torch.Tensor:
+        self.record("a copy to the host")
         source = late.host
         host = torch.empty_like(source)
         _poison(host)
@@ -154,6 +156,10 @@ class _Ordinal:
         if not non_blocking:
             self.wait("a copy to the host")
         return host
+
+    def record(self, what: str) -> None:
+        if self.fake.capturing:
+            self.fake.recorded.append(what)
 
     def wait(self, what: str) -> None:
         if threading.current_thread() in self.training_threads:
@@ -230,6 +236,7 @@ class FakeCuda:
         calls: rows of each launch.
         refuse_prepare, refuse_launch: raised by the next of these calls.
         capturing: whether every stream is being captured.
+        recorded: operations that the capture has seen, which each replay would repeat.
     """
 
     def __init__(self, module: ModuleType, devices: int = 2, seed: int = 0) -> None:
@@ -240,6 +247,7 @@ class FakeCuda:
         self.refuse_prepare: Exception | None = None
         self.refuse_launch: Exception | None = None
         self.capturing = False
+        self.recorded: list[str] = []
         self.ordinals = [_Ordinal(self, number, seed + number) for number in range(devices)]
         self._current = threading.local()
         self._streams = 100
