@@ -94,14 +94,21 @@ def pack_one(values: Any, name: str = "values", patience: Patience = endless) ->
 
 
 def pack_many(
-    tensors: Sequence[Any], names: Sequence[str] | None = None, patience: Patience = endless
+    tensors: Sequence[Any],
+    names: Sequence[str] | None = None,
+    patience: Patience = endless,
+    scale: torch.Tensor | None = None,
 ) -> list[Packed]:
-    """Packed summaries of many tensors, in one call of the engine of each device; see `pack_one`."""
+    """Packed summaries of many tensors, in one call of the engine of each device; see `pack_one`.
+
+    Args:
+        scale: one number that tensors (no arrays) are still multiplied by, such as a ``GradScaler``'s: they
+            are summarised divided by it. A CUDA engine does that as it reads them, without copies.
+    """
     refuse_captured(tensors)
     names = names or [f"values[{i}]" for i in range(len(tensors))]
-    return _pack(
-        [view_of(tensor, name) for tensor, name in zip(tensors, names, strict=True)], names, patience
-    )
+    views = [view_of(tensor, name) for tensor, name in zip(tensors, names, strict=True)]
+    return _pack(views, names, patience, scale)
 
 
 def start(tensor: torch.Tensor, name: str, patience: Patience) -> Later | None:
@@ -114,7 +121,12 @@ def start(tensor: torch.Tensor, name: str, patience: Patience) -> Later | None:
     return None if transfers is None else _start(transfers, [view], [name], patience)[0]
 
 
-def _pack(views: list[View | torch.Tensor], names: Sequence[str], patience: Patience) -> list[Packed]:
+def _pack(
+    views: list[View | torch.Tensor],
+    names: Sequence[str],
+    patience: Patience,
+    scale: torch.Tensor | None = None,
+) -> list[Packed]:
     packed: dict[int, Packed] = {}
     by_device: dict[int | None, dict[int, View]] = {}
     for i, view in enumerate(views):
@@ -125,19 +137,28 @@ def _pack(views: list[View | torch.Tensor], names: Sequence[str], patience: Pati
     for device, part in by_device.items():
         transfers = transfers_of(device) if device is not None else None
         if transfers is not None:
-            started = _start(transfers, list(part.values()), [names[i] for i in part], patience)
+            started = _start(transfers, list(part.values()), [names[i] for i in part], patience, scale)
             packed.update(zip(part, started, strict=True))
     if host:
+        if scale is not None:
+            host = {i: _divided(view, scale) for i, view in host.items()}
         on_host = core.summarize([view[:4] for view in host.values()], torch.get_num_threads())
         packed.update(zip(host, on_host, strict=True))
-    return [packed[i] if i in packed else _by_reference(view) for i, view in enumerate(views)]
+    return [packed[i] if i in packed else _by_reference(view, scale) for i, view in enumerate(views)]
 
 
 def _start(
-    transfers: Transfers, views: Sequence[View], names: Sequence[str], patience: Patience
+    transfers: Transfers,
+    views: Sequence[View],
+    names: Sequence[str],
+    patience: Patience,
+    scale: torch.Tensor | None = None,
 ) -> list[Later]:
     try:
-        flight = transfers.start([(v[0], v[1], v[2], v[3], 0) for v in views], patience())
+        # Read in stream order, as the tensors are: torch may have its memory back when the call is over.
+        multiplier = None if scale is None else _beside(scale, views[0].owner).float().reciprocal()
+        address = 0 if multiplier is None else multiplier.data_ptr()
+        flight = transfers.start([(v[0], v[1], v[2], v[3], address) for v in views], patience())
     except RuntimeError as error:
         raise RuntimeError(f"{_all_of(names)}: {error}") from error
     if flight is None:
@@ -145,8 +166,21 @@ def _start(
     return [Later(flight, i, names) for i in range(len(views))]
 
 
-def _by_reference(view: View | torch.Tensor) -> bytes:
+def _beside(scale: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    """The scale on the tensor's device, without waiting for one."""
+    return scale if scale.device == tensor.device else scale.to(tensor.device, non_blocking=True)
+
+
+def _divided(view: View, scale: torch.Tensor) -> View:
+    divided = view_of(view.owner / _beside(scale, view.owner))
+    assert isinstance(divided, View)
+    return divided._replace(implicit_zeros=view.implicit_zeros)
+
+
+def _by_reference(view: View | torch.Tensor, scale: torch.Tensor | None) -> bytes:
     dense = with_zeros(view.owner, view.implicit_zeros) if isinstance(view, View) else view
+    if scale is not None:
+        dense = dense / _beside(scale, dense)
     return summarize_reference(dense).to_packed()
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
 import fastlog
@@ -65,3 +66,20 @@ def log(logdir: Path, calls: Callable[[Any], object], **options: Any) -> dict[st
     with fastlog.SummaryWriter(logdir, **options) as writer:
         calls(writer)
     return values(logdir)
+
+
+def assert_same_files(found: Path, expected: Path) -> None:
+    """But for what sums in another order may change."""
+    found_here, others = histograms(found), histograms(expected)
+    assert list(found_here) == list(others)
+    for key, histo in found_here.items():
+        other = others[key]
+        assert list(histo.bucket) == list(other.bucket)
+        assert list(histo.bucket_limit) == list(other.bucket_limit)
+        assert (histo.min, histo.max, histo.num) == (other.min, other.max, other.num)
+        assert np.isclose(histo.sum, other.sum, 1e-9, 1e-9)
+        assert np.isclose(histo.sum_squares, other.sum_squares, 1e-9, 1e-9)
+    scalars, others = simple_values(found), simple_values(expected)
+    assert list(scalars) == list(others)
+    for key, value in scalars.items():
+        assert np.isclose(value, others[key], 1e-5, 1e-7, equal_nan=True), key

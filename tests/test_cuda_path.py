@@ -1,27 +1,24 @@
-"""The whole way of CUDA tensors: from `summarize`, `add_histogram`, `add_scalar` and `watch` to the file.
+"""The whole way of CUDA tensors: from `summarize`, `add_histogram` and `add_scalar` to the file.
 
 On a fake torch.cuda whose devices run late; the engine's kernels run on the CPU.
 """
 
 from __future__ import annotations
 
-import copy
 import pickle
 import threading
 from pathlib import Path
 from typing import Any
 
 import event_files
-import numpy as np
 import pytest
 import torch
-from cuda_on_cpu.late_torch import FakeCuda, LateTensor, on_device
-from event_files import histograms, simple_values
-from torch import nn
+from cuda_on_cpu.late_torch import FakeCuda, limit_pinned_memory
+from event_files import assert_same_files, histograms, simple_values
 
 import fastlog
 import fastlog.devices
-from fastlog import FastlogWarning, SummaryWriter, TensorSummary, watch
+from fastlog import FastlogWarning, SummaryWriter, TensorSummary
 from fastlog.summarize import Later, pack_many
 
 
@@ -36,23 +33,6 @@ def _tensors() -> list[torch.Tensor]:
 def _assert_same(found: list[TensorSummary], expected: list[TensorSummary]) -> None:
     for one, other in zip(found, expected, strict=True):
         assert fastlog.devices._agree(one.to_packed(), other.to_packed())
-
-
-def _assert_same_files(found: Path, expected: Path) -> None:
-    """But for what sums in another order may change."""
-    found_here, others = histograms(found), histograms(expected)
-    assert list(found_here) == list(others)
-    for key, histo in found_here.items():
-        other = others[key]
-        assert list(histo.bucket) == list(other.bucket)
-        assert list(histo.bucket_limit) == list(other.bucket_limit)
-        assert (histo.min, histo.max, histo.num) == (other.min, other.max, other.num)
-        assert np.isclose(histo.sum, other.sum, 1e-9, 1e-9)
-        assert np.isclose(histo.sum_squares, other.sum_squares, 1e-9, 1e-9)
-    scalars, others = simple_values(found), simple_values(expected)
-    assert list(scalars) == list(others)
-    for key, value in scalars.items():
-        assert np.isclose(value, others[key], 1e-5, 1e-7, equal_nan=True), key
 
 
 # ---- summarize
@@ -118,7 +98,7 @@ def test_the_calling_thread_never_waits(fake_cuda: FakeCuda, tmp_path: Path) -> 
         expected.add_scalar("host", step, step)
     writer.close()
     expected.close()
-    _assert_same_files(tmp_path / "late", tmp_path / "host")
+    assert_same_files(tmp_path / "late", tmp_path / "host")
     assert fake_cuda.calls == [1] * 2 * len(tensors)
     stats = writer.stats()
     assert stats["dropped"] == {} and stats["cuda"]["in_flight"] == stats["cuda"]["in_flight_bytes"] == 0
@@ -133,7 +113,7 @@ def test_values_that_are_not_finite(fake_cuda: FakeCuda, tmp_path: Path) -> None
             writer.add_histogram("odd", make(odd), 1)
             writer.add_histogram("empty", make(odd[:0]), 2)
             writer.close()
-    _assert_same_files(tmp_path / "late", tmp_path / "host")
+    assert_same_files(tmp_path / "late", tmp_path / "host")
     assert simple_values(tmp_path / "late") == {("odd/nan", 1): 1.0, ("odd/inf", 1): 2.0}
     messages = [str(warning.message) for warning in caught]
     assert len(messages) == 4 and messages[:2] == messages[2:]
@@ -226,17 +206,11 @@ def test_threads_and_streams(fake_cuda: FakeCuda, tmp_path: Path, seed: int) -> 
 # ---- back-pressure
 
 
-def _limit_pinned_memory(nbytes: int) -> None:
-    for engine in fastlog.devices._engines.values():
-        assert engine.transfers is not None
-        engine.transfers._max_bytes = nbytes
-
-
 @pytest.mark.parametrize("overflow", ["drop_oldest", "drop_newest", "block"])
 def test_a_full_ring_drops_the_newcomer_and_counts_it(
     fake_cuda: FakeCuda, tmp_path: Path, overflow: Any
 ) -> None:
-    _limit_pinned_memory(1 << 15)
+    limit_pinned_memory(1 << 15)
     writer = SummaryWriter(tmp_path, overflow=overflow, block_timeout=0.05)
     with (
         fake_cuda.held_back(),
@@ -261,7 +235,7 @@ def test_a_full_ring_drops_the_newcomer_and_counts_it(
 
 
 def test_block_waits_for_the_ring_and_loses_nothing(fake_cuda: FakeCuda, tmp_path: Path) -> None:
-    _limit_pinned_memory(1 << 15)
+    limit_pinned_memory(1 << 15)
     writer = SummaryWriter(tmp_path, block_timeout=None)
     for step in range(50):
         writer.add_histogram("values", fake_cuda.tensor(torch.full((10,), float(step))), step)
@@ -278,95 +252,6 @@ def test_what_the_queue_drops_gives_its_pinned_memory_back(fake_cuda: FakeCuda, 
     with pytest.warns(FastlogWarning, match="were dropped"):
         writer.close()
     late = fake_cuda.tensor(torch.ones(10))
-    _limit_pinned_memory(1 << 14)
+    limit_pinned_memory(1 << 14)
     assert fastlog.summarize(late).num == 10
     assert writer.stats()["cuda"]["in_flight"] == 0
-
-
-# ---- watch
-
-
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Linear(6, 16)
-        self.layers = nn.ModuleList(nn.Linear(16, 16) for _ in range(2))
-        self.head = nn.Linear(16, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = torch.tanh(self.embed(x))
-        for layer in self.layers:
-            x = x + torch.relu(layer(x))
-        return self.head(x)
-
-
-def _train(model: nn.Module, batches: list[torch.Tensor], writer: SummaryWriter, **settings: Any) -> None:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
-    watcher = watch(model, writer, optimizer, every=2, log="all", **settings)
-    for batch in batches:
-        model(batch).square().mean().backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    watcher.remove()
-
-
-def test_watch(fake_cuda: FakeCuda, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    model, batches = Net(), [torch.randn(12, 6) for _ in range(4)]
-    late_model = on_device(fake_cuda, copy.deepcopy(model))
-    writer, expected = SummaryWriter(tmp_path / "late"), SummaryWriter(tmp_path / "host")
-    with fake_cuda.held_back():  # the host runs through all of training while the device has not begun
-        _train(late_model, [fake_cuda.tensor(batch) for batch in batches], writer)
-        assert all(isinstance(param, LateTensor) for param in late_model.parameters())
-    _train(model, batches, expected)
-    writer.close()
-    expected.close()
-    for param, late in zip(model.parameters(), late_model.parameters(), strict=True):
-        assert torch.equal(param.detach(), late.detach().cpu())
-    assert len(histograms(tmp_path / "late")) > 50
-    _assert_same_files(tmp_path / "late", tmp_path / "host")
-    # A launch for the gradients, one for all that is read after the step, twice; and the activations.
-    assert sum(rows > 1 for rows in fake_cuda.calls) == 4
-
-
-def test_watch_of_a_model_on_two_devices(fake_cuda: FakeCuda, tmp_path: Path) -> None:
-    model = Net()
-    on_device(fake_cuda, model.embed, 0)
-    on_device(fake_cuda, model.layers, 1)
-    writer = SummaryWriter(tmp_path)
-    watcher = watch(model, writer, every=1, log="weights")
-    fake_cuda.calls.clear()
-    with fake_cuda.held_back():
-        watcher.step(0)
-    writer.close()
-    assert fake_cuda.calls == [2, 4]  # the head is in host memory
-    assert len(histograms(tmp_path)) == 8
-
-
-def test_watch_under_back_pressure_drops_and_counts(fake_cuda: FakeCuda, tmp_path: Path) -> None:
-    _limit_pinned_memory(1 << 16)
-    model = on_device(fake_cuda, Net())
-    writer = SummaryWriter(tmp_path, overflow="drop_newest")
-    watcher = watch(model, writer, every=1, log="weights")
-    with fake_cuda.held_back(), pytest.warns(FastlogWarning, match="pinned memory"):
-        for step in range(3):
-            watcher.step(step)
-    with pytest.warns(FastlogWarning, match="2 of 5 events were dropped"):
-        writer.close()
-    assert writer.stats()["dropped"] == {"overflow": 2}
-    assert {step for _, step in histograms(tmp_path)} == {0}
-
-
-def test_activations_of_many_passes_do_not_wait_for_each_other(fake_cuda: FakeCuda, tmp_path: Path) -> None:
-    """Their flights are in nobody's queue before the step ends: the ring is emptied without the worker."""
-    _limit_pinned_memory(1 << 15)
-    model = on_device(fake_cuda, Net())
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    writer = SummaryWriter(tmp_path, block_timeout=None)
-    watch(model, writer, optimizer, every=1, log="activations")
-    for _ in range(10):
-        model(fake_cuda.tensor(torch.randn(12, 6))).mean().backward()
-    optimizer.step()
-    writer.close()
-    counts = {tag: histo.num for (tag, _), histo in histograms(tmp_path).items()}
-    assert counts["activations/head"] == 120 and writer.stats()["dropped"] == {}

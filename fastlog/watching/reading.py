@@ -30,12 +30,9 @@ def weights(params: Named) -> list[Reading]:
     return [Reading(WEIGHTS, name, param) for name, param in params]
 
 
-def gradients(params: Named, scale: torch.Tensor | None) -> list[Reading]:
-    """The gradients that there are, divided by ``scale``, which a fused optimizer does not do before its
-    step.
-    """
-    found = [(name, param.grad) for name, param in params if param.grad is not None]
-    return [Reading(GRADIENTS, name, grad if scale is None else grad / scale) for name, grad in found]
+def gradients(params: Named) -> list[Reading]:
+    """The gradients that there are."""
+    return [Reading(GRADIENTS, name, param.grad) for name, param in params if param.grad is not None]
 
 
 def optimizer_state(params: Named, optimizers: Iterable[Optimizer]) -> tuple[list[Reading], list[str]]:

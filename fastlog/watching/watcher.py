@@ -270,11 +270,12 @@ class Watcher:
 
     def _read_own_gradients(self, moment: Moment, optimizer: Optimizer) -> None:
         params = moment.params if len(self._optimizers) == 1 else reading.owned_by(moment.params, optimizer)
+        # A fused optimizer gets them scaled, and this beside them.
         self._read_gradients(moment, params, getattr(optimizer, "grad_scale", None))
 
     def _read_gradients(self, moment: Moment, params: reading.Named, scale: torch.Tensor | None) -> None:
         if series.GRADIENTS in self._plan.log:
-            moment.records += self._summarise(reading.gradients(params, scale))
+            moment.records += self._summarise(reading.gradients(params), scale)
 
     def _close(self, moment: Moment) -> None:
         self._moment = None
@@ -339,19 +340,19 @@ class Watcher:
         with self._logging():
             self._seen += self._summarise([Reading(kind, name, tensor)])
 
-    def _summarise(self, readings: list[Reading]) -> list[Record]:
+    def _summarise(self, readings: list[Reading], scale: torch.Tensor | None = None) -> list[Record]:
         readings = (
             [r for r in readings if r.tensor.numel()] if self._ranks is None else self._ranks.own(readings)
         )
         try:
-            return self._pack(readings)
+            return self._pack(readings, scale)
         except TypeError:
-            return self._pack([r for r in readings if self._is_readable(r)])
+            return self._pack([r for r in readings if self._is_readable(r)], scale)
 
-    def _pack(self, readings: list[Reading]) -> list[Record]:
+    def _pack(self, readings: list[Reading], scale: torch.Tensor | None) -> list[Record]:
         names = [f"{r.kind}/{r.name}" for r in readings]
         try:
-            packed = pack_many([r.tensor for r in readings], names, self._writer._patience)
+            packed = pack_many([r.tensor for r in readings], names, self._writer._patience, scale)
         except NoRoom:
             self._writer._refuse()
             return []

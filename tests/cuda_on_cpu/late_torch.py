@@ -19,166 +19,15 @@ from typing import Any
 
 import pytest
 import torch
-from cuda_on_cpu.device import LateDevice, LateEvent
-from torch.utils._pytree import tree_map, tree_map_only
+from cuda_on_cpu.device import LateEvent
+from cuda_on_cpu.late_tensor import LateTensor, Ordinal, poison
+from torch.utils._pytree import tree_map
 
 import fastlog.devices
 import fastlog.snapshots
 import fastlog.tensors
 from fastlog.reference import summarize_reference
 from fastlog.relay import Relay
-
-_POISON = 0xDD
-_WAITS = (
-    torch.ops.aten._local_scalar_dense.default,
-    torch.ops.aten.equal.default,
-    torch.ops.aten.nonzero.default,
-)
-
-
-def _poison(memory: torch.Tensor) -> None:
-    """All of the memory that a tensor lies in."""
-    torch.tensor([], dtype=torch.uint8).set_(memory.untyped_storage()).fill_(_POISON)
-
-
-class _Block:
-    """Device memory that tensors share: overwritten in stream order when the last of them is gone."""
-
-    def __init__(self, ordinal: _Ordinal, memory: torch.Tensor, stream: int) -> None:
-        self.ordinal = ordinal
-        weakref.finalize(self, ordinal.device.put, stream, lambda: _poison(memory)).atexit = False
-
-
-class LateTensor(torch.Tensor):
-    """A tensor on a fake CUDA device. ``host`` are its values there; not to be looked at before the device is
-    done."""
-
-    host: torch.Tensor
-    block: _Block
-    __torch_function__ = torch._C._disabled_torch_function_impl
-
-    @staticmethod
-    def __new__(cls, host: torch.Tensor, block: _Block) -> LateTensor:
-        made = torch.Tensor._make_wrapper_subclass(
-            cls, host.shape, strides=host.stride(), storage_offset=host.storage_offset(), dtype=host.dtype
-        )
-        made.host, made.block = host, block
-        return made
-
-    @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        late = next(leaf for leaf in _leaves((args, kwargs)) if isinstance(leaf, LateTensor))
-        return late.block.ordinal.run(func, args, kwargs or {})
-
-    @property
-    def device(self) -> torch.device:  # type: ignore[override]
-        return torch.device("cuda", self.block.ordinal.number)
-
-    is_cuda = property(lambda self: True)
-    is_cpu = property(lambda self: False)
-
-    def get_device(self) -> int:
-        return self.block.ordinal.number
-
-    def data_ptr(self) -> int:
-        return self.host.data_ptr()
-
-    def to(self, *args: Any, non_blocking: bool = False, **kwargs: Any) -> torch.Tensor:
-        if "cpu" not in (*map(str, args), str(kwargs.get("device"))):
-            return super().to(*args, **kwargs)
-        return self.block.ordinal.copy_to_host(self, non_blocking)
-
-    def cpu(self) -> torch.Tensor:
-        return self.to("cpu")
-
-
-def _leaves(tree: Any) -> list[Any]:
-    return torch.utils._pytree.tree_leaves(tree)
-
-
-class _Ordinal:
-    """One device of a `FakeCuda`. ``failure``: what its work meets from now on."""
-
-    def __init__(self, fake: FakeCuda, number: int, seed: int) -> None:
-        self.fake = fake
-        self.number = number
-        self.device = LateDevice(seed)
-        self.failure: Exception | None = None
-        self.training_threads = fake.training_threads
-
-    def wrap(self, host: torch.Tensor) -> LateTensor:
-        return LateTensor(host, _Block(self, host, self.fake.stream_of(self.number)))
-
-    def allocate(self, like: torch.Tensor) -> LateTensor:
-        """Full of garbage."""
-        host = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype)
-        _poison(host)
-        return self.wrap(host)
-
-    def run(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """An operation of torch: enqueued, with results that are not there yet."""
-        stream = self.fake.stream_of(self.number)
-        hosts = tree_map_only(LateTensor, lambda late: late.host, (args, kwargs))
-        if func.is_view:
-            first = next(leaf for leaf in _leaves(args) if isinstance(leaf, LateTensor))
-            result = func(*hosts[0], **hosts[1])
-            return tree_map_only(torch.Tensor, lambda view: LateTensor(view, first.block), result)
-        if func in _WAITS:
-            self.wait(str(func))
-            return func(*hosts[0], **hosts[1])
-        self.record(str(func))
-        upload = func is torch.ops.aten.copy_.default and not isinstance(args[1], LateTensor)
-        if upload and not kwargs.get("non_blocking") and len(args) < 3:
-            hosts = ((hosts[0][0], hosts[0][1].clone()), {})
-        if func._schema.is_mutable:
-            self._enqueue(stream, lambda: func(*hosts[0], **hosts[1]))
-            written = [a for a, info in zip(args, func._schema.arguments, strict=False) if info.is_write]
-            return written[0] if func._schema.returns else None
-        made = tree_map_only(torch.Tensor, _meta, hosts)
-        shapes = func(*made[0], **made[1])
-        results = tree_map_only(torch.Tensor, self.allocate, shapes)
-        places = [leaf.host for leaf in _leaves(results) if isinstance(leaf, LateTensor)]
-
-        def fill() -> None:
-            values = [v for v in _leaves(func(*hosts[0], **hosts[1])) if isinstance(v, torch.Tensor)]
-            for place, value in zip(places, values, strict=True):
-                place.copy_(value)
-
-        self._enqueue(stream, fill)
-        return results
-
-    def copy_to_host(self, late: LateTensor, non_blocking: bool) -> torch.Tensor:
-        self.record("a copy to the host")
-        source = late.host
-        host = torch.empty_like(source)
-        _poison(host)
-        self._enqueue(self.fake.stream_of(self.number), lambda: host.copy_(source))
-        if not non_blocking:
-            self.wait("a copy to the host")
-        return host
-
-    def record(self, what: str) -> None:
-        if self.fake.capturing:
-            self.fake.recorded.append(what)
-
-    def wait(self, what: str) -> None:
-        if threading.current_thread() in self.training_threads:
-            self.fake.violations.append(what)
-            raise AssertionError(f"a training thread waits for the device: {what}")
-        event = LateEvent(self)
-        event.record(self.fake.stream_of(self.number))
-        event.wait()
-
-    def _enqueue(self, stream: int, work: Any) -> None:
-        def quietly() -> None:
-            with torch.no_grad():
-                work()
-
-        self.device.put(stream, quietly)
-
-
-def _meta(tensor: torch.Tensor) -> torch.Tensor:
-    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
 class _Launch:
@@ -208,7 +57,7 @@ class _Launch:
 class _Event(LateEvent):
     """``_cuda.Event``: only with its device current, and only the worker waits."""
 
-    def __init__(self, ordinal: _Ordinal) -> None:
+    def __init__(self, ordinal: Ordinal) -> None:
         super().__init__(ordinal)  # type: ignore[arg-type]
         self._ordinal = ordinal
 
@@ -236,6 +85,7 @@ class FakeCuda:
         calls: rows of each launch.
         refuse_prepare, refuse_launch: raised by the next of these calls.
         capturing: whether every stream is being captured.
+        allocated: shapes of the tensors that were made on devices.
         recorded: operations that the capture has seen, which each replay would repeat.
     """
 
@@ -248,7 +98,8 @@ class FakeCuda:
         self.refuse_launch: Exception | None = None
         self.capturing = False
         self.recorded: list[str] = []
-        self.ordinals = [_Ordinal(self, number, seed + number) for number in range(devices)]
+        self.allocated: list[tuple[int, ...]] = []
+        self.ordinals = [Ordinal(self, number, seed + number) for number in range(devices)]
         self._current = threading.local()
         self._streams = 100
 
@@ -319,8 +170,8 @@ class FakeCuda:
     def empty(self, *size: Any, **how: Any) -> torch.Tensor:
         if how.pop("pin_memory", False):
             memory = _empty(*size, **how)
-            _poison(memory)
-            weakref.finalize(memory, _poison, memory.view(torch.uint8)).atexit = False  # at once
+            poison(memory)
+            weakref.finalize(memory, poison, memory.view(torch.uint8)).atexit = False  # at once
             return memory
         device = torch.device(how.get("device") or "cpu")
         if device.type != "cuda":
@@ -396,3 +247,10 @@ def on_device(fake: FakeCuda, module: torch.nn.Module, device: int = 0) -> torch
 def to_host(tree: Any) -> Any:
     """The values of late tensors, once their device is done."""
     return tree_map(lambda leaf: leaf.cpu() if isinstance(leaf, LateTensor) else leaf, tree)
+
+
+def limit_pinned_memory(nbytes: int) -> None:
+    """Of each device."""
+    for engine in fastlog.devices._engines.values():
+        assert engine.transfers is not None
+        engine.transfers._max_bytes = nbytes
