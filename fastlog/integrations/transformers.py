@@ -2,36 +2,58 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import time
+import warnings
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Literal
 
 from transformers import TrainerCallback
 from transformers.integrations.integration_utils import rewrite_logs
 
 from fastlog.distributed.shards import ranks_of
+from fastlog.faults import FastlogWarning
+from fastlog.install import TorchSummaryWriter
+from fastlog.integrations.hyperparameters import Hyperparameters
+from fastlog.integrations.metrics import log_metric
 from fastlog.watching import Watcher, watch
 from fastlog.writer import SummaryWriter
+
+# The columns of TensorBoard's HParams page that are shown first: hyperparameters, and metrics of speed last.
+_FIRST = {"learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "weight_decay"}
+_SPEED = ("runtime", "_per_second", "_flos", "/epoch", "/step")
 
 
 class FastLogCallback(TrainerCallback):  # type: ignore[misc]
     """Does what ``TensorBoardCallback`` does, and watches the model in training (see ``fastlog.watch``).
 
-    Use it instead of that one (``TrainingArguments(report_to="none")``). Logs are written to ``logdir``, else
-    the environment's ``TENSORBOARD_LOGGING_DIR``, else a new folder in ``output_dir/runs`` (before
-    transformers 5: ``TrainingArguments.logging_dir``); trials of a hyperparameter search each to a folder of
-    their own in there, called as the trial, or ``run-0``, ``run-1``, ... Training arguments and model
-    configuration are logged as text, the arguments with the last value of each metric as hyperparameters at
-    the end. A resumed training hides what was logged after its checkpoint, where ``logdir`` is the same.
-    Gradients carry the step number of the loss that they belong to, and are those after clipping (the Trainer
-    logs the norm before it as ``train/grad_norm``).
+    Use it instead of that one (``TrainingArguments(report_to="none")``). Tags are the same. Subclasses of the
+    ``Trainer``, such as TRL's, take it, too.
+
+    Logs are written to ``logdir``, else the environment's ``TENSORBOARD_LOGGING_DIR``, else a new folder in
+    ``output_dir/runs`` (before transformers 5: ``TrainingArguments.logging_dir``). Each trial of a
+    hyperparameter search has a folder of its own in there, called as the trial, or ``run-0``, ``run-1``, ...
+    A resumed training goes on in the newest folder of ``output_dir/runs``, and hides what was logged there
+    after its checkpoint; ``logdir`` gives it another folder.
+
+    Training arguments and model configuration are logged as text. The arguments are also the hyperparameters
+    of TensorBoard's HParams page, with the last value of each metric.
+
+    Gradients carry the step number of the loss that they belong to. They are read after clipping:
+    ``grad_norm/global`` is the norm of what the optimizer gets. ``grad_norm/before_clipping`` is the norm
+    before it, which the Trainer also logs as ``train/grad_norm``.
+
+    Metrics that are neither numbers nor texts are left out: they are counted, with one warning per tag.
 
     Args:
         writer: where to log; it stays open. None: a ``SummaryWriter`` for each training, closed at its end.
         log: what is watched; see ``fastlog.watch``. (): nothing.
-        every: steps between watched steps, or "logging_steps": those at which the Trainer logs.
+        every: steps between watched steps. "logging_steps": the steps at which the Trainer logs, which are
+            the last ones of the epochs with ``logging_strategy="epoch"``. The last step of the training is
+            always watched.
         budget: see ``fastlog.watch``.
         logdir: folder of the writer.
         watch_options: further arguments of ``fastlog.watch``.
@@ -53,21 +75,67 @@ class FastLogCallback(TrainerCallback):  # type: ignore[misc]
         self._every = every
         self._logdir = logdir
         self._options = {"budget": budget, **watch_options}
-        self._metrics: dict[str, float] = {}
+        self._hyperparameters: Hyperparameters | None = None
+        self._metrics: dict[str, None] = {}  # tags, in the order of their first values
+        self._epoch: tuple[int, Any] | None = None  # the last one logged, and its step
         self._trial = -1  # number of the last one
 
     def on_train_begin(
-        self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **kwargs: Any
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        model: Any = None,
+        optimizer: Any = None,
+        train_dataloader: Any = None,
+        **kwargs: Any,
     ) -> None:
-        """Opens the writer, logs arguments and configuration as text, starts to watch: on all ranks where
-        the model is sharded."""
-        self._metrics = {}
+        """Opens the writer, logs arguments and configuration, starts to watch: on all ranks where the model
+        is sharded."""
+        self._metrics, self._epoch = {}, None
         self._trial += state.is_hyper_param_search
         self._stop_watching()  # a training that raised has had no end
+        writer = self._begin(args, state, model) if state.is_world_process_zero else None
+        if self._log and model is not None and (writer is not None or ranks_of(model)):
+            self._watch(args, state, model, optimizer, train_dataloader, writer)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Sees to it that the last step is watched."""
+        if self.watcher is not None and state.global_step + 1 == state.max_steps:
+            self.watcher.log_next()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Logs numbers and texts under the Trainer's tags (``train/loss``, ``eval/loss``)."""
         if not state.is_world_process_zero:
-            if self._log and model is not None and ranks_of(model):
-                self._watch(args, state, model, optimizer, None)
             return
+        logs, step = logs or {}, state.global_step
+        writer = self._open(args, state)
+        for tag, value in rewrite_logs(logs).items():
+            if tag == "train/epoch":  # comes with everything that the Trainer logs at a step
+                if self._epoch == (step, value):
+                    continue
+                self._epoch = (step, value)
+            if log_metric(writer, "FastLogCallback.on_log", tag, value, step):
+                self._metrics[tag] = None
+        if "grad_norm" in logs and (args.max_grad_norm or 0) > 0 and {"gradients", "all"} & set(self._log):
+            tag = "grad_norm/before_clipping"
+            log_metric(writer, "FastLogCallback.on_log", tag, logs["grad_norm"], step)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stops to watch, completes the hyperparameters, closes or flushes the writer."""
+        self._stop_watching()
+        if self.writer is None:
+            return
+        if self._hyperparameters is not None:
+            self._hyperparameters.finish(sorted(self._metrics, key=_metric_order))
+            self._hyperparameters = None
+        if self._is_own:
+            self.writer.close()
+            self.writer = None
+        else:
+            self.writer.flush()
+
+    def _begin(self, args: Any, state: Any, model: Any) -> SummaryWriter:
         if self._is_own and self.writer is not None:  # its writer, or that of an evaluation before
             self.writer.close()
             self.writer = None
@@ -75,35 +143,9 @@ class FastLogCallback(TrainerCallback):  # type: ignore[misc]
         writer.add_text("args", args.to_json_string())
         if getattr(model, "config", None) is not None:
             writer.add_text("model_config", model.config.to_json_string())
-        if self._log and model is not None:
-            self._watch(args, state, model, optimizer, writer)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Logs numbers and texts under the Trainer's tags (``train/loss``, ``eval/loss``)."""
-        if not state.is_world_process_zero:
-            return
-        writer = self._open(args, state)
-        for tag, value in rewrite_logs(logs or {}).items():
-            if isinstance(value, str):
-                writer.add_text(tag, value, state.global_step)
-                continue
-            writer.add_scalar(tag, value, state.global_step)
-            if isinstance(value, (int, float)):
-                self._metrics[tag] = value
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Logs the hyperparameters, stops to watch, closes or flushes the writer."""
-        self._stop_watching()
-        if self.writer is None:
-            return
-        if state.is_world_process_zero:
-            hparams = {key: value for key, value in args.to_sanitized_dict().items() if value is not None}
-            self.writer.add_hparams(hparams, self._metrics, name="hparams")
-        if self._is_own:
-            self.writer.close()
-            self.writer = None
-        else:
-            self.writer.flush()
+        length = "max_steps" if args.max_steps > 0 else "num_train_epochs"
+        self._hyperparameters = Hyperparameters(writer, args.to_sanitized_dict(), {*_FIRST, length})
+        return writer
 
     def _stop_watching(self) -> None:
         if self.watcher is not None:
@@ -113,20 +155,21 @@ class FastLogCallback(TrainerCallback):  # type: ignore[misc]
     def _open(self, args: Any, state: Any, purge_step: int | None = None) -> SummaryWriter:
         if self.writer is None:
             if self._logdir is None:
-                self._logdir = os.getenv("TENSORBOARD_LOGGING_DIR") or _default_logdir(args)
+                self._logdir = os.getenv("TENSORBOARD_LOGGING_DIR") or _default_logdir(args, state)
             folder = os.path.expanduser(self._logdir)
             if state.is_hyper_param_search:
                 folder = os.path.join(folder, state.trial_name or f"run-{self._trial}")
-            self.writer = SummaryWriter(folder, purge_step=purge_step)
+            self.writer = TorchSummaryWriter(folder, purge_step=purge_step)
         return self.writer
 
-    def _watch(self, args: Any, state: Any, model: Any, optimizer: Any, writer: SummaryWriter | None) -> None:
-        every = max(1, int(state.logging_steps)) if self._every == "logging_steps" else self._every
+    def _watch(
+        self, args: Any, state: Any, model: Any, optimizer: Any, loader: Any, writer: SummaryWriter | None
+    ) -> None:
         self.watcher = watch(
             model,
             writer,
             optimizer,
-            every=every,
+            every=_logging_steps(args, state, loader) if self._every == "logging_steps" else self._every,
             log=self._log,
             step=lambda: state.global_step + 1,  # the Trainer counts a step when it is over
             **self._options,
@@ -135,8 +178,36 @@ class FastLogCallback(TrainerCallback):  # type: ignore[misc]
             self.watcher.log_next()
 
 
-def _default_logdir(args: Any) -> str:
-    """Where ``TensorBoardCallback`` writes: before transformers 5 the training arguments say it."""
+def _logging_steps(args: Any, state: Any, loader: Any) -> int:
+    """Steps from one log of the Trainer to the next."""
+    steps = int(state.logging_steps)
+    if args.logging_strategy == "epoch":
+        try:
+            steps = math.ceil(len(loader) / args.gradient_accumulation_steps)
+        except TypeError:
+            warnings.warn(
+                "FastLogCallback: the training data has no length, so the last steps of epochs are not known "
+                f"in advance. Watched are every {steps} steps and the last one; every= chooses others.",
+                FastlogWarning,
+                stacklevel=2,
+            )
+    return max(1, steps)
+
+
+def _metric_order(tag: str) -> tuple[bool, bool]:
+    return tag.endswith(_SPEED), not tag.startswith("eval/")
+
+
+def _default_logdir(args: Any, state: Any) -> str:
+    """Where ``TensorBoardCallback`` writes (before transformers 5 the training arguments say it); where a
+    training is resumed, the folder in which it began.
+    """
     of_arguments: str | None = getattr(args, "logging_dir", None)
+    runs = Path(args.output_dir, "runs")
     run = f"{time.strftime('%b%d_%H-%M-%S')}_{socket.gethostname()}"
-    return of_arguments or os.path.join(args.output_dir, "runs", run)
+    logdir = of_arguments or str(runs / run)
+    if state.global_step and not state.is_hyper_param_search and Path(logdir).parent == runs:
+        files = runs.glob("*/events.out.tfevents.*")
+        newest = max(files, key=lambda file: file.stat().st_mtime, default=None)
+        return logdir if newest is None else str(newest.parent)
+    return logdir
