@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
+import yaml
 from accelerate.tracking import GeneralTracker, on_main_process
-from accelerate.utils import listify
 
+from fastlog.install import TorchSummaryWriter
+from fastlog.integrations.hyperparameters import Hyperparameters, plain
+from fastlog.integrations.metrics import leave_out, log_metric
 from fastlog.writer import SummaryWriter
 
 
@@ -16,6 +20,9 @@ class FastLogTracker(GeneralTracker):  # type: ignore[misc]
 
     ``accelerator.get_tracker("fastlog", unwrap=True)`` gives the writer, on the main process. To watch a
     model pass it to ``fastlog.watch``, which takes the optimizer from ``accelerator.prepare`` as it is.
+    ``fastlog.watch`` counts the optimizer's steps from 0. Under gradient accumulation these are fewer than
+    the batches: pass ``step=lambda: N``, where N is the number that the loop passes to ``accelerator.log``,
+    and the charts share one x-axis.
 
     Args:
         run_name: name of the run, a folder in ``logging_dir``.
@@ -24,7 +31,7 @@ class FastLogTracker(GeneralTracker):  # type: ignore[misc]
     """
 
     name = "fastlog"
-    requires_logging_directory = False  # it has its own
+    requires_logging_directory = True  # where Accelerate makes it by its name (``register_tracker_class``)
     main_process_only = True
 
     def __init__(self, run_name: str, logging_dir: str | os.PathLike[str], **writer_options: Any) -> None:
@@ -33,31 +40,38 @@ class FastLogTracker(GeneralTracker):  # type: ignore[misc]
         self.logging_dir = os.path.join(logging_dir, run_name)
         self._writer_options = writer_options
         self._writer: SummaryWriter | None = None
+        self._hyperparameters: Hyperparameters | None = None
+        self._metrics: dict[str, None] = {}  # in the order of their first values
 
     @property
     def tracker(self) -> SummaryWriter:
         """The writer, opened at first use."""
         if self._writer is None:
-            self._writer = SummaryWriter(self.logging_dir, **self._writer_options)
+            self._writer = TorchSummaryWriter(self.logging_dir, **self._writer_options)
         return self._writer
 
     @on_main_process  # type: ignore[untyped-decorator]
     def store_init_configuration(self, values: dict[str, Any]) -> None:
-        """Logs hyperparameters: str, bool, int, float by name."""
-        self.tracker.add_hparams(values, {}, name="hparams")
+        """Logs hyperparameters by name, for TensorBoard's HParams page, and writes them to ``hparams.yml``
+        in the run's folder where that is a local one. What is no number, bool or text is logged as text.
+        """
+        self._hyperparameters = Hyperparameters(self.tracker, values)
+        if "://" not in self.logging_dir:
+            with self.tracker._guarded("store_init_configuration"):
+                os.makedirs(self.logging_dir, exist_ok=True)
+                with open(os.path.join(self.logging_dir, "hparams.yml"), "w", encoding="utf-8") as file:
+                    yaml.safe_dump({str(name): _for_yaml(value) for name, value in values.items()}, file)
 
     @on_main_process  # type: ignore[untyped-decorator]
     def log(self, values: dict[str, Any], step: int | None = None, **kwargs: Any) -> None:
         """Logs numbers (``add_scalar``), texts (``add_text``) and dicts of numbers (``add_scalars``) by
-        tag.
+        tag. Other values are left out: they are counted, with one warning per tag.
         """
-        for tag, value in listify(values).items():
-            if isinstance(value, str):
-                self.tracker.add_text(tag, value, step, **kwargs)
-            elif isinstance(value, dict):
-                self.tracker.add_scalars(tag, value, step, **kwargs)
-            else:
-                self.tracker.add_scalar(tag, value, step, **kwargs)
+        for tag, value in values.items():
+            if isinstance(value, Mapping):
+                self._log_together(tag, value, step, **kwargs)
+            elif log_metric(self.tracker, "log", tag, value, step, **kwargs):
+                self._metrics[tag] = None
 
     @on_main_process  # type: ignore[untyped-decorator]
     def log_images(self, values: dict[str, Any], step: int | None = None, **kwargs: Any) -> None:
@@ -68,5 +82,23 @@ class FastLogTracker(GeneralTracker):  # type: ignore[misc]
     @on_main_process  # type: ignore[untyped-decorator]
     def finish(self) -> None:
         """Closes the writer."""
+        if self._hyperparameters is not None:
+            self._hyperparameters.finish(self._metrics)
+            self._hyperparameters = None
         if self._writer is not None:
             self._writer.close()
+
+    def _log_together(self, tag: str, values: Mapping[str, Any], step: int | None, **kwargs: Any) -> None:
+        for name, value in values.items():
+            try:
+                self.tracker.add_scalars(tag, {name: value}, step, **kwargs)
+            except TypeError:
+                leave_out(self.tracker, f"log({tag!r}, {name!r})", value)
+
+
+def _for_yaml(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _for_yaml(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_for_yaml(inner) for inner in value]
+    return plain(value)
