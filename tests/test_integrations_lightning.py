@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from watch_oracle import LAYERS, Expected, Net, gradients, loss_of, one_thread, read, weights
+from watch_oracle import LAYERS, Expected, Net, gradients, loss_of, one_thread, read, steps, weights
 
 pytest.importorskip("lightning")
 
@@ -69,13 +69,11 @@ def fit(logger: Any, *callbacks: Any, **options: Any) -> Module:
     trainer = Trainer(
         logger=logger,
         callbacks=list(callbacks),
-        max_epochs=1,
-        log_every_n_steps=2,
+        **({"max_epochs": 1, "log_every_n_steps": 2} | options),
         accelerator="cpu",
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,
-        **options,
     )
     trainer.fit(module)
     return module
@@ -123,3 +121,39 @@ def test_gradients_carry_the_step_of_their_loss(tmp_path: Path, options: dict[st
 def test_watch_needs_the_logger(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="FastLogLogger"):
         fit(TensorBoardLogger(tmp_path), FastLogWatch())
+
+
+def test_tags_are_those_of_the_tensorboard_logger_letter_by_letter(tmp_path: Path) -> None:
+    metrics = {
+        "cosine_ndcg@10": 0.5,
+        "loss (mean)_epoch": torch.tensor(0.25),
+        "group": {"a": 1.0, "b c": 2.0},
+    }
+    for kind, name in ((TensorBoardLogger, "theirs"), (FastLogLogger, "ours")):
+        logger = kind(tmp_path, name=name)
+        logger.log_metrics(metrics, step=3)
+        logger.log_hyperparams({"lr": 0.1}, {"hp/ndcg@10": 0.75})
+        logger.finalize("success")
+    ours, theirs = (
+        {
+            path.relative_to(tmp_path / name): read(path).Tags()["scalars"]
+            for path in {file.parent for file in (tmp_path / name).rglob("events*")}
+        }
+        for name in ("ours", "theirs")
+    )
+    assert ours == theirs
+    assert Path("version_0/group_b c") in ours and "hp/ndcg@10" in ours[Path("version_0")]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_epochs": 2},
+        {"max_epochs": -1, "max_steps": 9},
+        {"max_epochs": 5, "max_steps": 9, "accumulate_grad_batches": 2},
+    ],
+)
+def test_the_last_step_is_always_watched(tmp_path: Path, options: dict[str, Any]) -> None:
+    fit(FastLogLogger(tmp_path, name="logs"), FastLogWatch(log="gradients", every=4), **options)
+    last = 8 if "max_steps" in options else 15
+    assert steps(tmp_path / "logs" / "version_0") == sorted({*range(3, last, 4), last})

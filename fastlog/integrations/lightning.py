@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from fastlog.distributed.shards import ranks_of
+from fastlog.install import TorchSummaryWriter
 from fastlog.watching import Watcher, watch
 from fastlog.writer import SummaryWriter
 
@@ -22,7 +23,9 @@ else:
 
 
 class FastLogLogger(TensorBoardLogger):  # type: ignore[misc]
-    """``TensorBoardLogger`` whose ``experiment`` is a ``fastlog.SummaryWriter``; the same arguments."""
+    """``TensorBoardLogger`` whose ``experiment`` is a ``fastlog.SummaryWriter``; arguments and tags are the
+    same.
+    """
 
     _experiment: SummaryWriter | None
 
@@ -33,7 +36,7 @@ class FastLogLogger(TensorBoardLogger):  # type: ignore[misc]
         if self._experiment is None:
             if self.root_dir:
                 self._fs.makedirs(self.root_dir, exist_ok=True)
-            self._experiment = SummaryWriter(log_dir=self.log_dir, **self._kwargs)
+            self._experiment = TorchSummaryWriter(log_dir=self.log_dir, **self._kwargs)
         return self._experiment
 
 
@@ -42,6 +45,7 @@ class FastLogWatch(Callback):  # type: ignore[misc]
     ``FastLogLogger``.
 
     Gradients are those after clipping, under the step at which Lightning logs the loss that they belong to.
+    The last step of the training is always watched.
 
     Args:
         log: what is watched; see ``fastlog.watch``.
@@ -85,6 +89,14 @@ class FastLogWatch(Callback):  # type: ignore[misc]
             step=lambda: epoch_loop._batches_that_stepped,
             **self._options,
         )
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Sees to it that the last step is watched."""
+        if self.watcher is not None and (
+            trainer.global_step + 1 == trainer.max_steps
+            or (trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs)
+        ):
+            self.watcher.log_next()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Stops to watch."""
