@@ -58,7 +58,7 @@ def test_the_page_shows_the_findings_with_scripts_and_without(
         error, warning = found.findings
         assert shown.texts(".verdict .headline") == [error.title]
         assert shown.texts(".verdict .tally") == [
-            f"1 error · 1 warning · {len(CHECKED)} checks ran, 3 could not"
+            f"1 error, 1 warning · {len(CHECKED)} checks ran, 3 could not"
         ]
         assert shown.texts(".finding h3") == [error.title, warning.title]
         assert shown.texts(".finding .severity") == ["error", "warning"]

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from fastlog.health.findings import SEVERITIES, Finding, RunHealth
+from fastlog.health.findings import Finding, RunHealth
 from fastlog.health.report.drawing import Line, chart
 from fastlog.health.report.markup import Content, Html, element
-from fastlog.health.report.numbers import names, number, plural, share
+from fastlog.health.report.numbers import evidence_text, plural
 from fastlog.health.report.thinning import line
+from fastlog.health.report.words import SIGNS, checks_run, headline, tally, where
 
-SIGNS = {"error": "✕", "warning": "!", "info": "i", "ok": "✓"}
 _CHART_POINTS = 240
 _NAMES = 3
 _MOST_NAMES = 200
@@ -29,27 +29,11 @@ def verdict(health: RunHealth) -> Html:
         element(
             "div",
             element("p", headline(health), class_="headline"),
-            element("p", tally(health), class_="tally"),
+            element("p", f"{tally(health)} · {checks_run(health)}", class_="tally"),
         ),
         class_=f"verdict {health.verdict}",
         data_rule=worst.rule if worst else None,
     )
-
-
-def headline(health: RunHealth) -> str:
-    """What to know of a run if it is one sentence."""
-    if health.verdict != "ok":
-        return health.findings[0].title
-    return "Nothing wrong was found." if health.checked else "Nothing could be checked."
-
-
-def tally(health: RunHealth) -> str:
-    """How many findings of each severity, how many checks."""
-    nouns = {"error": "error", "warning": "warning", "info": "note"}
-    amounts = [(sum(f.severity == s for f in health.findings), nouns[s]) for s in SEVERITIES]
-    found = [plural(amount, noun) for amount, noun in amounts if amount]
-    checks = f"{plural(len(health.checked), 'check')} ran, {len(health.not_checked)} could not"
-    return " · ".join([*(found or ["no findings"]), checks])
 
 
 def card(finding: Finding, place: int, anchor: str) -> Html:
@@ -88,19 +72,6 @@ def card(finding: Finding, place: int, anchor: str) -> Html:
     )
 
 
-def where(finding: Finding) -> str:
-    """Since when, and how much of the model."""
-    if finding.last_step > finding.first_step:
-        parts = [f"steps {finding.first_step:,} to {finding.last_step:,}"]
-    else:
-        parts = [f"step {finding.first_step:,}"]
-    if finding.tensors:
-        parts.append(plural(len(finding.tensors), "tensor"))
-    if finding.share > 0:
-        parts.append(f"{share(finding.share)} of the parameters")
-    return " · ".join(parts)
-
-
 def checks(health: RunHealth) -> Html:
     """Which checks ran, and why the others could not."""
     found = {finding.rule: finding.severity for finding in reversed(health.findings)}
@@ -132,19 +103,6 @@ def prose(text: str) -> list[Html | str]:
     """Text whose `parts between backticks` are code."""
     parts = re.split(r"`([^`]+)`", text)
     return [element("code", part) if i % 2 else part for i, part in enumerate(parts)]
-
-
-def evidence_text(value: Any) -> str:
-    """A piece of evidence in words."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, (int, float, np.number)):
-        return number(float(value))
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key}: {evidence_text(item)}" for key, item in value.items())
-    if isinstance(value, (list, tuple)):
-        return names([evidence_text(item) for item in value], 6)
-    return str(value)
 
 
 def _entry(term: str, text: str) -> list[Html] | None:

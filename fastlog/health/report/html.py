@@ -23,6 +23,7 @@ from fastlog.health.report.measures import measures
 from fastlog.health.report.numbers import count, number, steps
 from fastlog.health.report.thinning import Columns, Values
 from fastlog.health.report.thinning import line as thinned
+from fastlog.health.report.words import SIGNS, headline
 from fastlog.watching.select import layer_of
 
 _COLUMNS = 400
@@ -132,9 +133,9 @@ def _overview(runs: Sequence[tuple[History, RunHealth]]) -> Html:
     items = [
         element(
             "li",
-            element("span", cards.SIGNS[health.verdict], class_="sign", aria_hidden="true"),
+            element("span", SIGNS[health.verdict], class_="sign", aria_hidden="true"),
             element("a", health.run or "run", href=f"#run{i}"),
-            element("span", cards.headline(health), class_="headline"),
+            element("span", headline(health), class_="headline"),
             class_=f"verdict {health.verdict}",
         )
         for i, (_, health) in enumerate(runs)

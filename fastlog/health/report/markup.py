@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable
 from html import escape
 from typing import Any
 
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+from fastlog.health.report.numbers import printable
+
 _VOID = frozenset(("meta", "input", "img", "br"))
 
 
@@ -28,7 +28,7 @@ def joined(*contents: Content) -> Html:
         if isinstance(content, Html):
             parts.append(str(content))
         elif isinstance(content, str):
-            parts.append(escape(_printable(content), quote=True))
+            parts.append(escape(printable(content), quote=True))
         elif content is not None:
             parts.append(str(joined(*content)))
     return Html("".join(parts))
@@ -45,7 +45,7 @@ def element(name: str, /, *contents: Content, **attributes: str | float | bool |
             opened.append(key)
         elif value is not None and value is not False:
             text = value if isinstance(value, str) else f"{value:g}"
-            opened.append(f'{key}="{escape(_printable(text), quote=True)}"')
+            opened.append(f'{key}="{escape(printable(text), quote=True)}"')
     start = f"<{' '.join(opened)}>"
     return Html(start if name in _VOID else f"{start}{joined(*contents)}</{name}>")
 
@@ -63,8 +63,3 @@ def json_data(identifier: str, value: Any) -> Html:
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Html(f'<script type="application/json" id="{escape(identifier)}">{text}</script>')
-
-
-def _printable(text: str) -> str:
-    """U+FFFD for what is no text (control characters, lone surrogates) or turns the text around it."""
-    return _UNPRINTABLE.sub("\ufffd", text)

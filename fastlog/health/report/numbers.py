@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+
+
+def printable(text: str) -> str:
+    """U+FFFD for what is no text (control characters, lone surrogates) or turns the text around it."""
+    return _UNPRINTABLE.sub("\ufffd", text)
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -75,3 +86,16 @@ def names(all_names: Sequence[str], shown: int = 3) -> str:
     text = ", ".join(all_names[:shown])
     more = len(all_names) - shown
     return f"{text} and {more:,} more" if more > 0 else text
+
+
+def evidence_text(value: Any) -> str:
+    """A piece of evidence in words."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (int, float, np.number)):
+        return number(float(value))
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {evidence_text(item)}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return names([evidence_text(item) for item in value], 6)
+    return str(value)
