@@ -240,7 +240,13 @@ def test_callbacks_watch_on_all_ranks_of_a_sharded_model(
     for module in (of_transformers, of_lightning):
         monkeypatch.setattr(module, "ranks_of", lambda model: (0, 1) if sharded else ())
         monkeypatch.setattr(module, "watch", lambda model, writer, *args, **options: calls.append(writer))
-    arguments = SimpleNamespace(logging_steps=1, logging_first_step=False, to_json_string=lambda: "{}")
+    arguments = SimpleNamespace(
+        max_steps=1,
+        logging_strategy="steps",
+        logging_first_step=False,
+        to_json_string=lambda: "{}",
+        to_sanitized_dict=dict,
+    )
     state = SimpleNamespace(
         is_world_process_zero=rank == 0, global_step=0, logging_steps=1, is_hyper_param_search=False
     )
