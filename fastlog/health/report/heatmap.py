@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
@@ -107,33 +108,50 @@ def short_names(names: Sequence[str], most: int = _LABEL) -> list[str]:
     return [name if len(name) <= most else f"…{name[1 - most :].lstrip('.')}" for name in cut]
 
 
-def _labels(names: Sequence[str], size: float, flagged: Mapping[str, str]) -> list[Html]:
-    """The names of the layers, or of the rows where there is room for each."""
-    groups = [(layer, list(rows)) for layer, rows in groupby(names, layer_of)]
-    if len(groups) == len(names) or size >= 11:
-        groups = [(name, [name]) for name in names]
-    labels, y, free = [], float(_TOP), 0.0
+@dataclass(frozen=True)
+class RowLabel:
+    """The name of a layer, or of a row, beside the rows ``first`` to ``last``."""
+
+    name: str
+    short: str
+    first: int
+    last: int
+
+
+def row_labels(names: Sequence[str], size: float, room: float) -> list[RowLabel]:
+    """Names of the rows where each has ``room``, else of layers, as many as there is room for."""
+    groups = [(layer, len(list(rows))) for layer, rows in groupby(names, layer_of)]
+    if len(groups) == len(names) or size >= room:
+        groups = [(name, 1) for name in names]
+    labels, first, free = [], 0, 0.0
     for short, (name, rows) in zip(short_names([name for name, _ in groups]), groups, strict=True):
-        height = size * len(rows)
-        middle = y + height / 2
-        if y > _TOP and height > 3:
-            labels.append(element("path", class_="edge", d=f"M{GUTTER - 4} {place_of(y)}H{GUTTER}"))
-        if middle - 6 >= free:
-            severity = next((flagged[row] for row in rows if row in flagged), "")
-            label = element(
-                "text",
-                element("title", name),
-                short,
-                class_=f"row {severity}".rstrip(),
-                x=GUTTER - 8,
-                y=place_of(middle),
-                dy="0.35em",
-                text_anchor="end",
-            )
-            labels.append(label)
-            free = middle + 6
-        y += height
+        middle = size * (first + rows / 2)
+        if middle >= free:
+            labels.append(RowLabel(name, short, first, first + rows - 1))
+            free = middle + room
+        first += rows
     return labels
+
+
+def _labels(names: Sequence[str], size: float, flagged: Mapping[str, str]) -> list[Html]:
+    drawn = []
+    for label in row_labels(names, size, 12):
+        y = _TOP + size * label.first
+        severity = next((flagged[n] for n in names[label.first : label.last + 1] if n in flagged), "")
+        if label.first:
+            drawn.append(element("path", class_="edge", d=f"M{GUTTER - 4} {place_of(y)}H{GUTTER}"))
+        text = element(
+            "text",
+            element("title", label.name),
+            label.short,
+            class_=f"row {severity}".rstrip(),
+            x=GUTTER - 8,
+            y=place_of(y + size * (label.last + 1 - label.first) / 2),
+            dy="0.35em",
+            text_anchor="end",
+        )
+        drawn.append(text)
+    return drawn
 
 
 def _flags(names: Sequence[str], size: float, flagged: Mapping[str, str]) -> list[Html]:
