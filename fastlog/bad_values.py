@@ -27,15 +27,24 @@ class BadValues(Relay):
         """Counts a value that cannot be logged. Raises ``error`` under "raise", else warns once per place."""
         self.count += 1
         if self._on_error == "raise":
-            raise error
+            raise at_place(place, error)
         self.tell(place, f"{place}: nothing is logged: {type(error).__name__}: {error} (said once)")
         self.warn()
 
 
-class Guard:
-    """A ``with`` block whose errors are bad values, but for TypeError, which is wrong use and passes.
+def at_place(place: str, error: Exception) -> Exception:
+    """The error with ``place``, the method and its tag, in front of its text."""
+    if len(error.args) == 1 and isinstance(error.args[0], str):
+        error.args = (f"{place}: {error.args[0]}",)
+    return error
 
-    Gives the ``time.monotonic()`` at which it began.
+
+class Guard:
+    """A ``with`` block whose errors are bad values, but for TypeError, which is wrong use: it passes, with
+    ``place`` in front of its text.
+
+    Gives the ``time.monotonic()`` at which it began. Warnings that are pending are issued before and after
+    the block: one that a filter turns into an error must not look like a bad value.
 
     Args:
         refuse: called where there was no room for a value on its way from a device.
@@ -54,7 +63,12 @@ class Guard:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        if not isinstance(error, Exception) or isinstance(error, (TypeError, SinkError)):
+        if error is None and self._bad_values.pending:
+            self._bad_values.warn()
+        if not isinstance(error, Exception) or isinstance(error, SinkError):
+            return False
+        if isinstance(error, TypeError):
+            at_place(self._place, error)
             return False
         if isinstance(error, NoRoom):
             self._refuse()

@@ -34,6 +34,8 @@ def checked_bins(bins: Any, max_bins: Any) -> tuple[Bins, int | None]:
         if bins not in _ESTIMATORS and bins != "tensorflow":
             raise ValueError(f"bins={bins!r} is none of 'tensorflow', {', '.join(sorted(_ESTIMATORS))}")
         return bins, limit
+    if bins is None:
+        raise TypeError("bins must be an int, edges or a name, not None")
     array = take(bins, "bins").array()
     if array.ndim == 0:
         if array.dtype.kind not in "iu":

@@ -2,53 +2,103 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from enum import Enum
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from tensorboardX import summary as tbx
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
-from fastlog.snapshots import as_float
-from fastlog.tags import checked_tag
+from fastlog.tags import encodable, subdirectory
+
+_LONGEST = 1000  # characters of a value that is shown as text
+
+Plain: TypeAlias = bool | int | float | str
+
+
+def check_dict(argument: str, given: Any) -> None:
+    """Raises TypeError unless this is a dict whose keys are strings."""
+    if not isinstance(given, dict):
+        raise TypeError(f"{argument} must be a dict, not {type(given).__name__}")
+    for key in given:
+        if not isinstance(key, str):
+            raise TypeError(f"a key of {argument} must be a string, not {type(key).__name__}: {key!r:.100}")
+
+
+def plain(value: Any) -> Plain | None:
+    """The value as a bool, a number or a text, which TensorBoard and a YAML file can show; None stays None.
+
+    A tensor or an array of one element is its element, a member of an Enum its value, a function or a class
+    its name, anything else its text.
+    """
+    if isinstance(value, (torch.Tensor, np.ndarray, np.generic)):
+        value = _element(value)
+    if isinstance(value, Enum):
+        value = value.value
+    if value is None:
+        return None
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, (float, np.floating)):
+        return float(value)  # of this very type: YAML refuses subclasses
+    if isinstance(value, int) and abs(value) <= sys.float_info.max:
+        return int(value)
+    text = encodable(str(value) if isinstance(value, str) else str(getattr(value, "__name__", value)))
+    return text if len(text) <= _LONGEST or isinstance(value, str) else text[:_LONGEST] + "…"
+
+
+def _element(value: Any) -> Any:
+    """The one element of a tensor or an array; where there are several, or none, the whole."""
+    try:
+        flat = value.reshape(-1).tolist()
+    except RuntimeError:  # a tensor without values: its text says so
+        return value
+    return flat[0] if len(flat) == 1 else value.tolist()
 
 
 def summaries(
-    hparam_dict: dict[str, Any], metric_dict: dict[str, Any], domain_discrete: dict[str, list[Any]]
+    hparams: Mapping[str, Plain | None], metrics: Iterable[str], domain_discrete: Mapping[str, Any]
 ) -> tuple[Any, Any, Any]:
     """Experiment, session start and session end, as tensorboardX writes them.
 
     Args:
-        hparam_dict: values by name; a tensor or NumPy number of one element counts as a float.
-        metric_dict: its keys are the names of the metrics.
-        domain_discrete: all values that a hyperparameter may take, of the type of its value in
-            ``hparam_dict``.
+        hparams: by name, made :func:`plain`; what is None is left out.
+        metrics: the tags under which the metrics are logged.
+        domain_discrete: all values that a hyperparameter may take, of the type of its value.
 
     Raises:
-        TypeError: ``domain_discrete`` does not fit ``hparam_dict``.
+        TypeError: ``domain_discrete`` does not fit ``hparams``.
     """
-    metrics = {checked_tag(key, "a key of metric_dict"): value for key, value in metric_dict.items()}
-    plain = {
-        checked_tag(key, "a key of hparam_dict"): as_float(value, f"hparam_dict[{key!r}]")
-        if isinstance(value, (torch.Tensor, np.number))
-        else value
-        for key, value in hparam_dict.items()
-    }
-    experiment, start, end = tbx.hparams(plain, metrics)
+    named = {encodable(key): value for key, value in hparams.items()}
+    experiment, start, end = tbx.hparams(named, dict.fromkeys(metrics))
     if domain_discrete:
         plugin = experiment.value[0].metadata.plugin_data
         content = HParamsPluginData.FromString(plugin.content)
         infos = {info.name: info for info in content.experiment.hparam_infos}
         for key, values in domain_discrete.items():
-            kind = type(hparam_dict.get(key))
-            if (
-                key not in infos
-                or not isinstance(values, list)
-                or not all(isinstance(v, kind) for v in values)
-            ):
-                raise TypeError(
-                    f"hparam_domain_discrete[{key!r}] must be a list of the type of hparam_dict[{key!r}]"
-                )
-            infos[key].domain_discrete.extend(values)
+            argument = f"hparam_domain_discrete[{key!r}]"
+            allowed = [plain(value) for value in values] if isinstance(values, list) else [None]
+            if key not in infos or not all(isinstance(value, type(hparams[key])) for value in allowed):
+                raise TypeError(f"{argument} must be a list of the type of hparam_dict[{key!r}]")
+            infos[key].domain_discrete.extend(allowed)
         plugin.content = content.SerializeToString()
     return experiment, start, end
+
+
+def session_directory(logdir: str, home: str, name: str) -> str:
+    """Where a session is written: ``name`` below ``logdir``, and never outside of it.
+
+    Args:
+        logdir: the directory of the main file.
+        home: the log directory. An absolute ``name`` in it is a path, so that the log directory itself takes
+            the session into the main file.
+    """
+    if os.path.isabs(name):
+        below = os.path.relpath(os.path.realpath(name), os.path.realpath(home))
+        if below.split(os.sep)[0] != os.pardir:
+            name = below
+    return subdirectory(logdir, name)

@@ -18,7 +18,8 @@ from tensorboardX.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboardX.proto.tensor_pb2 import TensorProto
 from tensorboardX.proto.tensor_shape_pb2 import TensorShapeProto
 
-from fastlog.snapshots import Snapshot, take
+from fastlog.snapshots import Snapshot, no_value, take
+from fastlog.tags import encodable
 
 Array = np.ndarray[Any, Any]
 
@@ -70,6 +71,25 @@ def image(tag: str, dataformats: str, pixels: Array) -> Any:
     summary = tbx.image("", pixels, dataformats=dataformats)
     summary.value[0].tag = tag
     return summary
+
+
+def check_weights(shape: tuple[int, ...], labels: tuple[int, ...]) -> None:
+    """Raises ValueError unless weights of this shape are one number, or one for each label."""
+    try:
+        fits = np.broadcast_shapes(shape, labels) == labels
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"weights have shape {shape}, labels {labels}; pass a number, or one for each label")
+
+
+def check_figures(figure: Any) -> None:
+    """Raises TypeError, or ValueError for None, unless this is a matplotlib figure or a list of them."""
+    if figure is None:
+        raise no_value("figure")
+    for each in figure if isinstance(figure, list) else [figure]:
+        if not hasattr(each, "savefig"):
+            raise TypeError(f"figure must be a matplotlib figure or a list, not {type(each).__name__}")
 
 
 def listed(values: Any, argument: str) -> list[Any]:
@@ -157,7 +177,10 @@ def _label_strings(metadata: Any, header: Sequence[str] | None) -> list[Any]:
     # line breaks would shift all labels behind them
     if not header:
         return [_one_line(label) for label in listed(metadata, "metadata")]
-    return [[_one_line(label) for label in listed(row, "metadata")] for row in listed(metadata, "metadata")]
+    rows = [[_one_line(label) for label in listed(row, "metadata")] for row in listed(metadata, "metadata")]
+    if any(len(row) != len(header) for row in rows):
+        raise ValueError(f"metadata has rows of other lengths than metadata_header, which has {len(header)}")
+    return rows
 
 
 def check_embedding(
@@ -222,7 +245,10 @@ def tensor_encoder(tag: str, tensor: Any) -> tuple[Snapshot, Callable[[Array], A
 
     Raises:
         TypeError: no tensor, or no dtype that TensorFlow's ``TensorProto`` has.
+        ValueError: None.
     """
+    if tensor is None:
+        raise no_value("tensor")
     if not isinstance(tensor, torch.Tensor):
         raise TypeError(f"tensor must be a torch.Tensor, not {type(tensor).__name__}")
     if tensor.dtype not in _TENSOR_PROTO:
@@ -241,7 +267,7 @@ def tensor_encoder(tag: str, tensor: Any) -> tuple[Snapshot, Callable[[Array], A
 
 
 def _one_line(label: Any) -> str:
-    return str(label).replace("\r", " ").replace("\n", " ")
+    return encodable(str(label).replace("\r", " ").replace("\n", " "))
 
 
 def _quotable(text: str) -> str:

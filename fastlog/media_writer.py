@@ -10,7 +10,7 @@ from tensorboardX import summary as tbx
 from tensorboardX.utils import figure_to_image
 
 from fastlog import media
-from fastlog.snapshots import Snapshot, as_float, as_int, take
+from fastlog.snapshots import Snapshot, as_float, as_int, no_value, positive, take
 from fastlog.tags import checked_tag, subdirectory
 from fastlog.writer_base import WriterBase, unless_comet
 
@@ -35,14 +35,9 @@ class MediaWriter(WriterBase):
                 1, 3 or 4 channels.
             dataformats: "CHW", "HWC", "HW", "NCHW", "NHWC", ...
         """
-        name = self._name(tag)
-        place = f"add_image({name!r})"
-        with self._guarded(place) as since:
-            part = take(img_tensor, "img_tensor")
-            media.check_image(part.shape, dataformats)
-            encode = functools.partial(media.image, name, dataformats)
-            self._enqueue_summary(place, [part], encode, global_step, walltime, since)
+        self._add_image("add_image", tag, img_tensor, global_step, walltime, dataformats)
 
+    @unless_comet
     def add_images(
         self,
         tag: str,
@@ -59,7 +54,18 @@ class MediaWriter(WriterBase):
         """
         if isinstance(img_tensor, list) and str(dataformats).upper() in ("CHW", "HWC"):
             dataformats = "N" + dataformats
-        self.add_image(tag, img_tensor, global_step, walltime, dataformats)
+        self._add_image("add_images", tag, img_tensor, global_step, walltime, dataformats)
+
+    def _add_image(
+        self, method: str, tag: str, pixels: Any, global_step: Any, walltime: Any, dataformats: str
+    ) -> None:
+        name = self._name(tag, method)
+        place = f"{method}({name!r})"
+        with self._guarded(place) as since:
+            part = take(pixels, "img_tensor")
+            media.check_image(part.shape, dataformats)
+            encode = functools.partial(media.image, name, dataformats)
+            self._enqueue_summary(place, [part], encode, global_step, walltime, since)
 
     @unless_comet
     def add_image_with_boxes(
@@ -84,7 +90,7 @@ class MediaWriter(WriterBase):
             labels: a string for each box.
             rescale: factor of the logged image's size.
         """
-        tag = checked_tag(tag)
+        tag = checked_tag(tag, "add_image_with_boxes")
         if isinstance(dataformats, (int, float)):
             rescale, dataformats, labels = (
                 dataformats,
@@ -99,7 +105,7 @@ class MediaWriter(WriterBase):
             encode = functools.partial(
                 tbx.image_boxes,
                 tag,
-                rescale=as_float(rescale, "rescale"),
+                rescale=positive(as_float(rescale, "rescale"), "rescale"),
                 dataformats=dataformats,
                 labels=names,
             )
@@ -115,18 +121,16 @@ class MediaWriter(WriterBase):
     ) -> None:
         """Logs a matplotlib figure, or a list of them as one grid. Drawn at the call: matplotlib needs
         that."""
-        checked_tag(tag)
-        for each in figure if isinstance(figure, list) else [figure]:
-            if not hasattr(each, "savefig"):
-                raise TypeError(f"figure must be a matplotlib figure or a list, not {type(each).__name__}")
-        place = f"add_figure({tag!r})"
+        name = self._name(tag, "add_figure")
+        place = f"add_figure({name!r})"
         with self._guarded(place) as since:
+            media.check_figures(figure)
             pixels = figure_to_image(figure, close)
             dataformats = "NCHW" if isinstance(figure, list) else "CHW"
             if self._comet_on:
                 self.add_image(tag, pixels, global_step, walltime, dataformats)
                 return
-            encode = functools.partial(media.image, self._name(tag), dataformats)
+            encode = functools.partial(media.image, name, dataformats)
             parts = [take(pixels, "figure")]
             self._enqueue_summary(place, parts, encode, global_step, walltime, since)
 
@@ -146,12 +150,12 @@ class MediaWriter(WriterBase):
             vid_tensor: 5 dimensions in the order of ``dataformats``; uint8 in [0, 255], else in [0, 1].
             fps: frames per second.
         """
-        name = self._name(tag)
+        name = self._name(tag, "add_video")
         place = f"add_video({name!r})"
         with self._guarded(place) as since:
             part = take(vid_tensor, "vid_tensor")
             media.check_dimensions("vid_tensor", part.shape, dataformats, "NTCHW")
-            encode = functools.partial(media.video, name, as_float(fps, "fps"), dataformats)
+            encode = functools.partial(media.video, name, positive(as_float(fps, "fps"), "fps"), dataformats)
             self._enqueue_summary(place, [part], encode, global_step, walltime, since)
 
     @unless_comet
@@ -170,12 +174,14 @@ class MediaWriter(WriterBase):
                 (1, frames); in [-1, 1].
             sample_rate: in Hz.
         """
-        tag = checked_tag(tag)
+        tag = checked_tag(tag, "add_audio")
         place = f"add_audio({tag!r})"
         with self._guarded(place) as since:
             part = take(snd_tensor, "snd_tensor")
             media.check_audio(part.shape)
-            encode = functools.partial(media.audio, tag, as_int(sample_rate, "sample_rate"))
+            encode = functools.partial(
+                media.audio, tag, positive(as_int(sample_rate, "sample_rate"), "sample_rate")
+            )
             self._enqueue_summary(place, [part], encode, global_step, walltime, since)
 
     def add_text(
@@ -186,10 +192,14 @@ class MediaWriter(WriterBase):
         Raises:
             TypeError: ``text_string`` is no string.
         """
-        tag = checked_tag(tag)
-        if not isinstance(text_string, str):
-            raise TypeError(f"text_string must be a string, not {type(text_string).__name__}")
-        with self._guarded(f"add_text({tag!r})"):
+        tag = checked_tag(tag, "add_text")
+        place = f"add_text({tag!r})"
+        with self._guarded(place):
+            if text_string is None:
+                raise no_value("text_string")
+            if not isinstance(text_string, str):
+                raise TypeError(f"text_string must be a string, not {type(text_string).__name__}")
+            self._stamp(place, global_step, walltime)
             try:
                 super().add_text(tag, text_string, global_step, walltime)
             except UnicodeEncodeError as error:
@@ -214,17 +224,16 @@ class MediaWriter(WriterBase):
                 pixels a side.
             metadata_header: names of the columns where ``metadata`` has rows.
         """
-        tag = checked_tag(tag)
-        file_writer = self._get_file_writer()
-        step = file_writer.stamp(global_step, None)[0] or 0
+        tag = checked_tag(tag, "add_embedding")
         place = f"add_embedding({tag!r})"
         with self._guarded(place) as since:
+            step = self._stamp(place, global_step, None)[0] or 0
             points = take(mat, "mat")
             images = None if label_img is None else take(label_img, "label_img")
             header = None if metadata_header is None else media.listed(metadata_header, "metadata_header")
             labels = None if metadata is None else media.take_labels(metadata, header)
             media.check_embedding(points.shape, labels, None if images is None else images.shape)
-            logdir = str(file_writer.get_logdir())
+            logdir = str(self._get_file_writer().get_logdir())
             path = subdirectory(logdir, f"{step:05}", self._encode(tag))
 
             def run() -> list[Any]:
@@ -254,7 +263,7 @@ class MediaWriter(WriterBase):
             num_thresholds: 1 to 127.
             weights: a number, or one for each element.
         """
-        tag = checked_tag(tag)
+        tag = checked_tag(tag, "add_pr_curve")
         place = f"add_pr_curve({tag!r})"
         with self._guarded(place) as since:
             parts = [take(labels, "labels"), take(predictions, "predictions")]
@@ -262,7 +271,10 @@ class MediaWriter(WriterBase):
                 raise ValueError(f"labels have shape {parts[0].shape}, predictions {parts[1].shape}")
             if weights is not None:
                 parts.append(take(weights, "weights"))
-            encode = functools.partial(_pr_curve, tag, as_int(num_thresholds, "num_thresholds"))
+                media.check_weights(parts[2].shape, parts[0].shape)
+            encode = functools.partial(
+                _pr_curve, tag, positive(as_int(num_thresholds, "num_thresholds"), "num_thresholds")
+            )
             self._enqueue_summary(place, parts, encode, global_step, walltime, since)
 
     @unless_comet
@@ -281,7 +293,7 @@ class MediaWriter(WriterBase):
         walltime: float | None = None,
     ) -> None:
         """Logs a precision-recall curve from its counts, one for each threshold."""
-        tag = checked_tag(tag)
+        tag = checked_tag(tag, "add_pr_curve_raw")
         counts = {
             "true_positive_counts": true_positive_counts,
             "false_positive_counts": false_positive_counts,
@@ -295,7 +307,9 @@ class MediaWriter(WriterBase):
             parts = [take(values, argument) for argument, values in counts.items()]
             if len({part.shape for part in parts}) > 1 or len(parts[0].shape) != 1:
                 raise ValueError(f"{', '.join(counts)} must be rows of one length")
-            encode = functools.partial(_pr_curve_raw, tag, as_int(num_thresholds, "num_thresholds"))
+            encode = functools.partial(
+                _pr_curve_raw, tag, positive(as_int(num_thresholds, "num_thresholds"), "num_thresholds")
+            )
             self._enqueue_summary(place, parts, encode, global_step, walltime, since)
 
     @unless_comet
@@ -317,11 +331,15 @@ class MediaWriter(WriterBase):
             faces: (batch, faces, 3) of indices of vertices.
             config_dict: settings for Three.js; must survive ``json.dumps``.
         """
-        tag = checked_tag(tag)
+        tag = checked_tag(tag, "add_mesh")
         place = f"add_mesh({tag!r})"
         with self._guarded(place) as since:
             given = {"vertices": vertices, "colors": colors, "faces": faces}
-            parts = {key: take(value, key) for key, value in given.items() if value is not None}
+            parts = {
+                key: take(value, key)
+                for key, value in given.items()
+                if value is not None or key == "vertices"
+            }
             for key, part in parts.items():
                 if len(part.shape) != 3:
                     raise ValueError(f"{key} has shape {part.shape}; expected 3 dimensions")
@@ -338,7 +356,7 @@ class MediaWriter(WriterBase):
         Raises:
             TypeError: no dtype that TensorFlow's ``TensorProto`` has.
         """
-        tag = checked_tag(tag)
+        tag = checked_tag(tag, "add_tensor")
         place = f"add_tensor({tag!r})"
         with self._guarded(place) as since:
             part, encode = media.tensor_encoder(tag, tensor)

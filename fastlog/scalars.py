@@ -1,4 +1,4 @@
-"""One number that is still on a device."""
+"""One number: its item for the queue, and one that is still on a device."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastlog.snapshots import Snapshot, take_one
+from fastlog.events import JOB, SCALAR, Item
+from fastlog.snapshots import Snapshot, as_float, take_one
 from fastlog.summarize import Later, NoRoom, start
 from fastlog.summary import TensorSummary
 
@@ -47,3 +48,29 @@ def take_number(value: torch.Tensor, argument: str) -> Snapshot:
         if later is not None:
             return NumberInFlight(later)
     return take_one(value, argument)
+
+
+def scalar_item(
+    argument: str,
+    name: str,
+    value: Any,
+    step: int | None,
+    wall_time: float,
+    place: str,
+    record: list[Any] | None = None,
+) -> tuple[Item, int, bool]:
+    """What ``FileWriter.put`` takes to log one number, which is also appended to ``record``."""
+    if not isinstance(value, torch.Tensor) or value.device.type == "cpu":
+        number = as_float(value, argument)
+        if record is not None:
+            record.append(number)
+        return (SCALAR, name, number, step, wall_time), 0, False
+    part = take_number(value, argument)
+
+    def run() -> list[Item]:
+        number = float(part.array().reshape(()))
+        if record is not None:
+            record.append(number)
+        return [(SCALAR, name, number, step, wall_time)]
+
+    return (JOB, run, part.nbytes, False, place), part.nbytes, False

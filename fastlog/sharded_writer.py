@@ -12,12 +12,12 @@ from fastlog.distributed.merger import Contribution, Merger
 from fastlog.distributed.ranks import rank_directory
 from fastlog.distributed.records import Merged, Record
 from fastlog.distributed.shards import is_whole, mesh_ranks, own_part
-from fastlog.media_writer import MediaWriter
+from fastlog.pages import PageWriter
 from fastlog.summarize import Packed, pack_one
 from fastlog.summary import TensorSummary
 
 
-class ShardedWriter(MediaWriter):
+class ShardedWriter(PageWriter):
     """What ``SummaryWriter`` does with a DTensor.
 
     Attributes:

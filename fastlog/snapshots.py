@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +13,8 @@ from fastlog.summarize import refuse_captured
 from fastlog.tensors import plain_tensor
 
 MAX_INT = 2**63
+
+Number = TypeVar("Number", int, float)
 
 _NUMERIC_KINDS = "biuf"
 
@@ -56,9 +58,11 @@ def take(value: Any, argument: str) -> Snapshot:
     Raises:
         TypeError: the value is no array of real numbers (strings, objects, complex, quantised, meta or fake
             tensors, distributed tensors); names ``argument`` and the remedy.
-        ValueError: a list whose rows differ in length.
+        ValueError: None, or a list whose rows differ in length.
         RuntimeError: the stream of a CUDA tensor is being captured into a graph.
     """
+    if value is None:
+        raise no_value(argument)
     if isinstance(value, torch.Tensor):
         return _take_tensor(value, argument)
     try:
@@ -68,9 +72,9 @@ def take(value: Any, argument: str) -> Snapshot:
             array = np.array(value)
         else:
             array = np.array(x2num.make_np(value))
-    except NotImplementedError:
+    except (NotImplementedError, AttributeError):  # tensorboardX calls .numpy() of whatever torch defines
         kind = type(value).__name__
-        raise TypeError(f"{argument} is a {kind}; pass a tensor, an array or numbers") from None
+        raise TypeError(f"{argument} must be a tensor, an array or numbers, not {kind}") from None
     except TypeError as error:
         raise TypeError(f"{argument}: {error}") from error
     except (ValueError, RuntimeError) as error:
@@ -83,12 +87,20 @@ def take(value: Any, argument: str) -> Snapshot:
     return Snapshot(array)
 
 
+def no_value(argument: str) -> ValueError:
+    """The error of None in the place of a value, which training can meet at any step."""
+    return ValueError(
+        f"{argument} is None. A parameter's gradient is None while the parameter is frozen, unused in the "
+        "forward pass, or before backward(); a function without a return statement gives None, too"
+    )
+
+
 def take_one(value: Any, argument: str) -> Snapshot:
     """:func:`take` for one number, of the kinds that :func:`as_float` takes.
 
     Raises:
         TypeError: not a real number.
-        ValueError: not exactly one element.
+        ValueError: None, or not exactly one element.
     """
     part = take(value if isinstance(value, torch.Tensor) else as_float(value, argument), argument)
     if math.prod(part.shape) != 1:
@@ -97,15 +109,19 @@ def take_one(value: Any, argument: str) -> Snapshot:
 
 
 def as_float(value: Any, argument: str) -> float:
-    """One number on the host as a float.
+    """One number on the host as a float; a string that spells a number counts as one, as in torch.
 
     Raises:
-        TypeError: not a real number (a string, None, complex).
-        ValueError: not exactly one element.
+        TypeError: not a real number (another string, complex).
+        ValueError: None, or not exactly one element.
     """
-    if isinstance(value, (str, bytes)) or value is None:
-        raise TypeError(f"{argument} is a {type(value).__name__}; pass a number or a tensor of one element")
-    if isinstance(value, (int, float, np.number, np.bool_)) and not isinstance(value, np.complexfloating):
+    if value is None:
+        raise no_value(argument)
+    if isinstance(value, (str, bytes)):
+        return _spelled(value, argument)
+    if isinstance(value, (complex, np.complexfloating)):
+        raise TypeError(f"{argument} is the complex number {value}; pass its abs() or its .real")
+    if isinstance(value, (int, float, np.number, np.bool_)):
         return _float(value, argument)
     if not isinstance(value, (torch.Tensor, np.ndarray, list, tuple)) and hasattr(value, "__float__"):
         return _float(value, argument)
@@ -132,12 +148,28 @@ def as_int(value: Any, argument: str) -> int:
     try:
         number = int(value)
     except TypeError as error:
-        raise TypeError(f"{argument} is a {type(value).__name__}: {error}") from error
+        raise TypeError(f"{argument} must be a whole number, not {type(value).__name__}: {error}") from error
     except (ValueError, OverflowError, RuntimeError) as error:
         raise ValueError(f"{argument}: {error}") from error
     if not -MAX_INT <= number < MAX_INT:
         raise ValueError(f"{argument} does not fit 64 bits")
     return number
+
+
+def positive(number: Number, argument: str) -> Number:
+    """The number itself. Raises ValueError unless it is finite and greater than 0."""
+    if not 0 < number < math.inf:
+        raise ValueError(f"{argument}={number} must be greater than 0, and finite")
+    return number
+
+
+def _spelled(value: str | bytes, argument: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise TypeError(
+            f"{argument} must be a number or a tensor of one element, not {value!r:.50}"
+        ) from None
 
 
 def _float(value: Any, argument: str) -> float:

@@ -38,23 +38,28 @@ def clean_tag(tag: str) -> str:
     Raises:
         TypeError: the tag is no string.
     """
-    return CLEAN_TAGS[checked_tag(tag)]
+    return CLEAN_TAGS[checked_tag(tag, "clean_tag")]
 
 
-def checked_tag(tag: str, argument: str = "tag") -> str:
+def checked_tag(tag: str, method: str, argument: str = "tag") -> str:
     """The tag itself, for the methods whose tags tensorboardX writes verbatim; lone surrogates become "?".
 
     Raises:
-        TypeError: the tag is no string; names ``argument``.
+        TypeError: the tag is no string; names ``method`` and ``argument``.
     """
     if not isinstance(tag, str):
-        raise TypeError(f"{argument} must be a string, not {type(tag).__name__}: {tag!r:.100}")
-    return tag if tag.isascii() else tag.encode(errors="replace").decode()
+        raise TypeError(f"{method}: {argument} must be a string, not {type(tag).__name__}: {tag!r:.100}")
+    return encodable(tag)
+
+
+def encodable(text: str) -> str:
+    """The text, with "?" for lone surrogates, which no file can hold."""
+    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 CLEAN_TAGS = TagCache(_clean_tag)
 """Tags as tensorboardX writes them."""
-VERBATIM_TAGS = TagCache(checked_tag)
+VERBATIM_TAGS = TagCache(encodable)
 """Tags as torch.utils.tensorboard writes them."""
 
 

@@ -12,19 +12,20 @@ from tensorboardX import summary as tbx
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.summary_pb2 import Summary
 
-from fastlog import histograms, hparams
+from fastlog import histograms
+from fastlog.bad_values import at_place
 from fastlog.distributed.shards import is_dtensor
 from fastlog.eager import eager_methods
 from fastlog.events import HISTOGRAM, JOB, RAW, SCALAR, Item
 from fastlog.file_writer import EVENT_BYTES
 from fastlog.media import use_tensor
 from fastlog.oddities import COUNTS, later_items, oddities
-from fastlog.scalars import take_number
+from fastlog.scalars import scalar_item, take_number
 from fastlog.sharded_writer import ShardedWriter
-from fastlog.snapshots import MAX_INT, as_float, take, take_one
+from fastlog.snapshots import MAX_INT, as_float, no_value, take, take_one
 from fastlog.summarize import Packed, pack_one
 from fastlog.summary import TensorSummary
-from fastlog.tags import checked_tag, subdirectory
+from fastlog.tags import checked_tag
 from fastlog.writer_base import unless_comet
 
 _UNSET = ""
@@ -105,16 +106,16 @@ class SummaryWriter(ShardedWriter):
             new_style, title = new_style or title, ""
         if isinstance(description, bool):
             double_precision, description = double_precision or description, ""
-        title = checked_tag("" if title is None else title, "display_name")
-        description = checked_tag("" if description is None else description, "summary_description")
-        name = self._name(tag)
+        name = self._name(tag, "add_scalar")
         place = f"add_scalar({name!r})"
+        title = checked_tag("" if title is None else title, place, "display_name")
+        description = checked_tag("" if description is None else description, place, "summary_description")
         with self._guarded(place) as since:
             file_writer = self._get_file_writer()
-            step, wall_time = file_writer.stamp(global_step, walltime)
+            step, wall_time = self._stamp(place, global_step, walltime)
             encode = functools.partial(_titled, name, title, description, new_style, double_precision)
             if not (title or description or new_style):
-                item = _scalar_item("scalar_value", name, value, step, wall_time, place)
+                item = scalar_item("scalar_value", name, value, step, wall_time, place)
                 file_writer.put(*item, since)
             elif isinstance(value, torch.Tensor) and not value.is_cpu:
                 part = take_number(value, "scalar_value")
@@ -139,20 +140,21 @@ class SummaryWriter(ShardedWriter):
             main_tag: name of the chart.
             tag_scalar_dict: value by name, as in ``add_scalar``.
         """
-        name = self._tags[checked_tag(main_tag, "main_tag")]
-        file_writer = self._get_file_writer()
-        step, wall_time = file_writer.stamp(global_step, walltime)
-        logdir = str(file_writer.get_logdir())
+        name = self._name(main_tag, "add_scalars", "main_tag")
+        method = f"add_scalars({name!r})"
         if not hasattr(tag_scalar_dict, "items"):
-            raise TypeError(f"tag_scalar_dict must be a dict, not {type(tag_scalar_dict).__name__}")
+            raise TypeError(f"{method}: tag_scalar_dict must be a dict, not {type(tag_scalar_dict).__name__}")
+        logdir = str(self._get_file_writer().get_logdir())
+        stamp = None
         for tag, value in tag_scalar_dict.items():
-            checked_tag(tag, "a key of tag_scalar_dict")
+            checked_tag(tag, method, "a key of tag_scalar_dict")
             argument = f"tag_scalar_dict[{tag!r}]"
             place = f"add_scalars({name!r}, {argument})"
             with self._guarded(place) as since:
+                step, wall_time = stamp = stamp or self._stamp(method, global_step, walltime)
                 path = self._scalars_directory(logdir, main_tag, tag)
                 record: list[Any] = [wall_time, step]
-                item = _scalar_item(argument, name, value, step, wall_time, place, record)
+                item = scalar_item(argument, name, value, step, wall_time, place, record)
                 self._sub_writer(path).put(*item, since)
                 self.scalar_dict.setdefault(path, []).append(record)
         if self._comet_on:
@@ -178,8 +180,8 @@ class SummaryWriter(ShardedWriter):
         """Logs the distribution of a tensor's values.
 
         If there are NaN or infinite values, their numbers are logged as the scalars ``TAG/nan`` and
-        ``TAG/inf``; they are in ``num`` but in no bucket. A tensor without elements logs nothing. One
-        warning per tag says so.
+        ``TAG/inf``; they are in ``num`` but in no bucket. A tensor without elements, or None (the gradient
+        of a frozen parameter), logs nothing. One warning per tag says so.
 
         Args:
             tag: name of the series.
@@ -192,23 +194,24 @@ class SummaryWriter(ShardedWriter):
             max_bins: adds up neighbouring bins until there are about as many.
 
         Raises:
-            TypeError: strings, complex or quantised values, no values; says what to pass instead.
+            TypeError: strings, complex or quantised values, a meta tensor; says what to pass instead.
             ValueError: ``bins`` or ``max_bins`` cannot be.
         """
-        name = self._name(tag)
-        file_writer = self._get_file_writer()
-        step, wall_time = file_writer.stamp(global_step, walltime)
+        name = self._name(tag, "add_histogram")
+        place = f"add_histogram({name!r})"
         if not isinstance(bins, str) or bins != "tensorflow" or max_bins is not None:
-            self._add_binned(name, values, step, wall_time, bins, max_bins)
+            self._add_binned(name, place, values, global_step, walltime, bins, max_bins)
         else:
-            with self._guarded(f"add_histogram({name!r})") as since:
+            with self._guarded(place) as since:
+                file_writer = self._get_file_writer()
+                step, wall_time = self._stamp(place, global_step, walltime)
                 if is_dtensor(values):
                     self._add_sharded(name, values, step, wall_time)
                     return
                 packed = self._pack(values)
                 if type(packed) is not bytes:
                     run = functools.partial(later_items, self._bad_values, name, packed, step, wall_time)
-                    job = (JOB, run, len(packed), True, f"add_histogram({name!r})")
+                    job = (JOB, run, len(packed), True, place)
                     file_writer.put(job, len(packed), True, since)
                     return
                 nan, pos_inf, neg_inf, num = COUNTS.unpack_from(packed)
@@ -218,22 +221,26 @@ class SummaryWriter(ShardedWriter):
                     inf = pos_inf + neg_inf
                     for item in oddities(self._bad_values, name, num, nan, inf, step, wall_time):
                         file_writer.put(item, 0)
-                    self._bad_values.warn()
         if self._comet_on:
             self._get_comet_logger().log_histogram(values, tag, global_step)
 
     def _pack(self, values: Any) -> Packed:
         if type(values) is TensorSummary:
             return values.to_packed()
+        if values is None:
+            raise no_value("values")
         return pack_one(values, "values", self._patience)
 
     def _add_binned(
-        self, name: str, values: Any, step: int | None, wall_time: float, bins: Any, max_bins: Any
+        self, name: str, place: str, values: Any, global_step: Any, walltime: Any, bins: Any, max_bins: Any
     ) -> None:
-        place = f"add_histogram({name!r})"
-        checked, limit = histograms.checked_bins(bins, max_bins)
+        try:
+            checked, limit = histograms.checked_bins(bins, max_bins)
+        except (TypeError, ValueError) as error:
+            raise at_place(place, error) from None
         bad_values = self._bad_values
         with self._guarded(place) as since:
+            step, wall_time = self._stamp(place, global_step, walltime)
             if isinstance(checked, str) and checked == "tensorflow":
                 packed = self._pack(values)
                 parts = []
@@ -279,7 +286,7 @@ class SummaryWriter(ShardedWriter):
             bucket_limits: the upper limit of each bucket.
             bucket_counts: the number of values in each bucket.
         """
-        tag = checked_tag(tag)
+        tag = checked_tag(tag, "add_histogram_raw")
         place = f"add_histogram_raw({tag!r})"
         with self._guarded(place) as since:
             moments = {"min": min, "max": max, "num": num, "sum": sum, "sum_squares": sum_squares}
@@ -290,94 +297,9 @@ class SummaryWriter(ShardedWriter):
             encode = functools.partial(_histogram_raw, tag)
             self._enqueue_summary(place, [*numbers, *rows], encode, global_step, walltime, since)
 
-    def add_hparams(
-        self,
-        hparam_dict: dict[str, Any],
-        metric_dict: dict[str, Any],
-        name: Any = None,
-        global_step: Any = None,
-        *torch_step: Any,
-        hparam_domain_discrete: dict[str, list[Any]] | None = None,
-        run_name: str | None = None,
-    ) -> None:
-        """Logs a set of hyperparameters and what came of them, as a run in the sub-directory ``name``.
-
-        torch.utils.tensorboard's order, (hparam_dict, metric_dict, hparam_domain_discrete, run_name,
-        global_step), is understood too.
-
-        Args:
-            hparam_dict: str, bool, int, float or a tensor of one element, by name.
-            metric_dict: number by name, logged as by ``add_scalar``.
-            name, run_name: name of the sub-directory; default the time.
-            global_step: step of the metrics.
-            hparam_domain_discrete: all values that a hyperparameter may take, by name.
-
-        Raises:
-            TypeError: ``hparam_dict`` or ``metric_dict`` is no dict.
-        """
-        if isinstance(name, dict):
-            name, hparam_domain_discrete = None, name
-        if isinstance(global_step, str):
-            global_step, run_name = None, global_step
-        if torch_step:
-            (global_step,) = torch_step
-        for argument, given in (
-            ("hparam_dict", hparam_dict),
-            ("metric_dict", metric_dict),
-            ("hparam_domain_discrete", {} if hparam_domain_discrete is None else hparam_domain_discrete),
-        ):
-            if not isinstance(given, dict):
-                raise TypeError(f"{argument} must be a dict, not {type(given).__name__}")
-        session = checked_tag("" if name is None else name, "name")
-        session = checked_tag(session if run_name is None else run_name, "run_name") or str(time())
-        with self._guarded(f"add_hparams({session!r})"):
-            main = self._get_file_writer()
-            step, wall_time = main.stamp(global_step, None)
-            summaries = hparams.summaries(hparam_dict, metric_dict, hparam_domain_discrete or {})
-            path = subdirectory(str(main.get_logdir()), session)
-            writer = self._sub_writer(path)
-            for summary in summaries:
-                writer.add_summary(summary, None, wall_time)
-            for key, value in metric_dict.items():
-                argument = f"metric_dict[{key!r}]"
-                place = f"add_hparams({argument})"
-                with self._guarded(place):
-                    writer.put(*_scalar_item(argument, self._name(key), value, step, wall_time, place))
-            if writer is not main:
-                writer.retire()
-                (self.all_writers or {}).pop(path, None)
-        if self._comet_on:
-            self._get_comet_logger().log_parameters(hparam_dict, step=global_step)
-
     def add_onnx_graph(self, onnx_model_file: Any = None, *, prototxt: Any = None) -> None:
         """Logs the graph of an ONNX file; ``prototxt`` is torch.utils.tensorboard's name of the argument."""
         super().add_onnx_graph(prototxt if onnx_model_file is None else onnx_model_file)
-
-
-def _scalar_item(
-    argument: str,
-    name: str,
-    value: Any,
-    step: int | None,
-    wall_time: float,
-    place: str,
-    record: list[Any] | None = None,
-) -> tuple[Item, int, bool]:
-    """What ``FileWriter.put`` takes to log one number, which is also appended to ``record``."""
-    if not isinstance(value, torch.Tensor) or value.device.type == "cpu":
-        number = as_float(value, argument)
-        if record is not None:
-            record.append(number)
-        return (SCALAR, name, number, step, wall_time), 0, False
-    part = take_number(value, argument)
-
-    def run() -> list[Item]:
-        number = float(part.array().reshape(()))
-        if record is not None:
-            record.append(number)
-        return [(SCALAR, name, number, step, wall_time)]
-
-    return (JOB, run, part.nbytes, False, place), part.nbytes, False
 
 
 def _titled(name: str, title: str, description: str, new_style: bool, double: bool, number: Any) -> Summary:

@@ -248,9 +248,9 @@ class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
                     writers[logdir] = writer
         return writer
 
-    def _name(self, tag: str) -> str:
+    def _name(self, tag: str, method: str, argument: str = "tag") -> str:
         """The tag as it is written. Raises TypeError where it is no string."""
-        return self._tags[checked_tag(tag)]
+        return self._tags[checked_tag(tag, method, argument)]
 
     def _scalars_directory(self, logdir: str, main_tag: str, tag: str) -> str:
         """Where ``add_scalars`` writes."""
@@ -259,6 +259,17 @@ class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
     def _guarded(self, place: str) -> Guard:
         """A ``with`` block in which a bad value gives a warning, or an error, as ``on_error`` says."""
         return Guard(self._bad_values, place, self._refuse)
+
+    def _stamp(self, place: str, global_step: Any, walltime: Any) -> tuple[int | None, float]:
+        """Step and wall time of an event; warns once of a step that is no whole number."""
+        step, wall_time = self._get_file_writer().stamp(global_step, walltime)
+        if type(global_step) is not int and global_step is not None and not _is_whole(global_step, step):
+            self._bad_values.tell(
+                "global_step",
+                f"{place}: global_step={global_step!r:.50} is logged as {step}; TensorBoard knows whole "
+                "steps only, so count batches (said once)",
+            )
+        return step, wall_time
 
     def _patience(self) -> float | None:
         """Seconds to wait for pinned memory; see ``AsyncQueue.patience``."""
@@ -279,8 +290,7 @@ class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
         since: float,
     ) -> None:
         """Logs the ``Summary`` that ``encode`` makes of the snapshots' arrays, on the worker."""
-        file_writer = self._get_file_writer()
-        step, wall_time = file_writer.stamp(global_step, walltime)
+        step, wall_time = self._stamp(place, global_step, walltime)
 
         def run() -> list[Item]:
             summary = encode(*(part.array() for part in parts))
@@ -309,6 +319,13 @@ class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._start()
+
+
+def _is_whole(global_step: Any, step: int | None) -> bool:
+    """Whether a step that is no int says the same as the int that is logged."""
+    return isinstance(global_step, str) or (
+        not isinstance(global_step, (bool, np.bool_)) and bool(global_step == step)
+    )
 
 
 def _after_fork_in_child() -> None:

@@ -24,6 +24,8 @@ LAYERS = [
     "global_writer",
     "writer",
     "sharded_writer",
+    "pages",
+    "layouts",
     "hparams",
     "media_writer",
     "writer_base",

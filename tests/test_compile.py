@@ -56,7 +56,7 @@ CALLS: dict[str, Callable[[Any, torch.Tensor, int], object]] = {
     "add_pr_curve": lambda w, y, i: w.add_pr_curve("x", y.round(), y, i),
     "add_tensor": lambda w, y, i: w.add_tensor("x", y, i),
     "add_embedding": lambda w, y, i: w.add_embedding(y, global_step=i),
-    "add_custom_scalars, inherited": lambda w, y, i: w.add_custom_scalars_multilinechart(["a"]),
+    "add_custom_scalars_multilinechart": lambda w, y, i: w.add_custom_scalars_multilinechart(["a"]),
     "add_hparams": lambda w, y, i: w.add_hparams({"a": 1}, {"b": y[0, 0]}, name=str(i)),
     "flush": lambda w, y, i: w.flush(),
     "stats": lambda w, y, i: w.stats(),
@@ -136,7 +136,7 @@ def test_whoever_asks_for_one_graph_gets_the_hint(tmp_path: Path) -> None:
 
 
 def test_tensorboardX_itself_is_left_alone() -> None:
-    inherited = "add_custom_scalars_multilinechart"
+    inherited = "add_openvino_graph"
     theirs, ours = getattr(tensorboardX.SummaryWriter, inherited), getattr(fastlog.SummaryWriter, inherited)
     assert not hasattr(theirs, "_torchdynamo_disable") and ours._torchdynamo_disable
     assert theirs.__code__ is not ours.__code__ and theirs.__doc__ == ours.__doc__

@@ -189,8 +189,8 @@ SAME_BUT_FOR_THE_TIME: dict[str, Calls] = {
         torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.ReLU()), torch.zeros(1, 3)
     ),
     "add_hparams": lambda w: w.add_hparams(
-        {"lr": 0.1, "layers": 3, "bn": True, "name": "x", "f": len, "none": None},
-        {"acc (x)": 0.5, "loss": 1},
+        {"lr": 0.1, "layers": 3, "bn": True, "name": "x", "f": len},
+        {"acc/x": 0.5, "loss": 1},
         "trial/1",
         4,
     ),

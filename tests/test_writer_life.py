@@ -291,6 +291,7 @@ MAKE_PATHS: dict[str, Callable[[Any, str], object]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:add_hparams.*outside of the log directory")
 @pytest.mark.parametrize("method", MAKE_PATHS)
 def test_no_tag_leads_outside_the_log_directory(method: str, tmp_path: Path) -> None:
     logdir = tmp_path / "one/two/three/logs"

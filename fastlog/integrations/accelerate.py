@@ -9,8 +9,9 @@ from typing import Any
 import yaml
 from accelerate.tracking import GeneralTracker, on_main_process
 
+from fastlog import hparams
 from fastlog.install import TorchSummaryWriter
-from fastlog.integrations.hyperparameters import Hyperparameters, plain
+from fastlog.integrations.hyperparameters import Hyperparameters
 from fastlog.integrations.metrics import leave_out, log_metric
 from fastlog.writer import SummaryWriter
 
@@ -101,4 +102,4 @@ def _for_yaml(value: Any) -> Any:
         return {str(name): _for_yaml(inner) for name, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [_for_yaml(inner) for inner in value]
-    return plain(value)
+    return hparams.plain(value)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from enum import Enum
 from typing import Any
 
-import numpy as np
-import torch
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
 from fastlog import hparams
@@ -30,7 +27,7 @@ class Hyperparameters:
 
     def __init__(self, writer: SummaryWriter, values: Mapping[str, Any], first: Collection[str] = ()) -> None:
         self._writer = writer
-        self._values = {str(name): plain(value) for name, value in values.items()}
+        self._values = {str(name): hparams.plain(value) for name, value in values.items()}
         self._first = frozenset(first)
         with writer._guarded("hyperparameters"):
             _, start, _ = hparams.summaries(self._values, {}, {})
@@ -48,16 +45,3 @@ class Hyperparameters:
             plugin.content = content.SerializeToString()
             for summary in (experiment, end):
                 self._writer._get_file_writer().add_summary(summary)
-
-
-def plain(value: Any) -> Any:
-    """The value as a number, bool or text, which TensorBoard and a YAML file can show; None stays None."""
-    if isinstance(value, (torch.Tensor, np.ndarray, np.generic)):
-        flat = value.reshape(-1).tolist()
-        value = flat[0] if len(flat) == 1 else value.tolist()
-    if isinstance(value, Enum):
-        value = value.value
-    for kind in (bool, int, float, str):
-        if isinstance(value, kind):
-            return kind(value)  # of this very type: YAML refuses subclasses
-    return None if value is None else getattr(value, "__name__", None) or str(value)

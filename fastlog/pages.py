@@ -1,0 +1,139 @@
+"""The methods that describe TensorBoard's own pages: hyperparameters, and the layout of custom charts."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from time import time
+from typing import Any
+
+from tensorboardX import summary as tbx
+
+from fastlog import hparams, layouts
+from fastlog.file_writer import FileWriter, NullFileWriter
+from fastlog.media_writer import MediaWriter
+from fastlog.scalars import scalar_item
+from fastlog.tags import checked_tag
+
+
+class PageWriter(MediaWriter):
+    """Names that a page shows are those under which the values are logged."""
+
+    def add_hparams(
+        self,
+        hparam_dict: dict[str, Any],
+        metric_dict: dict[str, Any],
+        name: Any = None,
+        global_step: Any = None,
+        *torch_step: Any,
+        hparam_domain_discrete: dict[str, list[Any]] | None = None,
+        run_name: str | None = None,
+    ) -> None:
+        """Logs a set of hyperparameters and what came of them, as a run in the sub-directory ``name``.
+
+        torch.utils.tensorboard's order, (hparam_dict, metric_dict, hparam_domain_discrete, run_name,
+        global_step), is understood too.
+
+        Args:
+            hparam_dict: values by name: bools, numbers (or a tensor of one element) and strings as they are,
+                a function's name, the text of anything else. None is left out, with a warning.
+            metric_dict: number by name, logged as by ``add_scalar``.
+            name, run_name: name of the sub-directory; default the time. An absolute path has to be in the log
+                directory; the log directory itself takes the session into the main file.
+            global_step: step of the metrics.
+            hparam_domain_discrete: all values that a hyperparameter may take, by name.
+
+        Raises:
+            TypeError: ``hparam_dict`` or ``metric_dict`` is no dict, or has a key that is no string.
+        """
+        if isinstance(name, dict):
+            name, hparam_domain_discrete = None, name
+        if isinstance(global_step, str):
+            global_step, run_name = None, global_step
+        if torch_step:
+            (global_step,) = torch_step
+        session = checked_tag("" if name is None else name, "add_hparams", "name")
+        session = checked_tag(session if run_name is None else run_name, "add_hparams", "run_name")
+        session = session or str(time())
+        domain = {} if hparam_domain_discrete is None else hparam_domain_discrete
+        opened = self._open_session(session, hparam_dict, metric_dict, domain, global_step)
+        if opened is None:
+            return
+        writer, step, wall_time = opened
+        for key, value in metric_dict.items():
+            argument = f"metric_dict[{key!r}]"
+            place = f"add_hparams({session!r}, {argument})"
+            with self._guarded(place):
+                tag = self._name(key, place)
+                writer.put(*scalar_item(argument, tag, value, step, wall_time, place))
+        if writer is not self.file_writer:
+            writer.retire()
+            (self.all_writers or {}).pop(writer.get_logdir(), None)
+        if self._comet_on:
+            self._get_comet_logger().log_parameters(hparam_dict, step=global_step)
+
+    def _open_session(
+        self, session: str, hparam_dict: Any, metric_dict: Any, domain: Any, global_step: Any
+    ) -> tuple[FileWriter | NullFileWriter, int | None, float] | None:
+        """Logs what describes a session. The writer, the step and the wall time of its metrics; None where
+        nothing can be logged."""
+        place = f"add_hparams({session!r})"
+        with self._guarded(place):
+            for argument, given in (
+                ("hparam_dict", hparam_dict),
+                ("metric_dict", metric_dict),
+                ("hparam_domain_discrete", domain),
+            ):
+                hparams.check_dict(argument, given)
+            main = self._get_file_writer()
+            step, wall_time = self._stamp(place, global_step, None)
+            values = {key: hparams.plain(value) for key, value in hparam_dict.items()}
+            metrics = [self._name(key, place, "a key of metric_dict") for key in metric_dict]
+            summaries = hparams.summaries(values, metrics, domain)
+            path = hparams.session_directory(str(main.get_logdir()), str(self.logdir), session)
+            missing = [key for key, value in values.items() if value is None]
+            self._warn_of_session(place, session, path, missing)
+            writer = self._sub_writer(path)
+            for summary in summaries:
+                writer.add_summary(summary, None, wall_time)
+            return writer, step, wall_time
+        return None
+
+    def _warn_of_session(self, place: str, session: str, path: str, missing: list[str]) -> None:
+        tell = self._bad_values.tell
+        if missing:
+            names = ", ".join(map(repr, missing))
+            tell(
+                f"add_hparams without {names}",
+                f"{place}: hparam_dict has None for {names}: left out; pass str(None) to see it (said once)",
+            )
+        if os.path.isabs(session) and os.path.realpath(path) != os.path.realpath(session):
+            tell(
+                f"{place} path",
+                f"{place}: the path is outside of the log directory; the run is written to {path!r}",
+            )
+
+    def add_custom_scalars(self, layout: dict[str, dict[str, Sequence[Any]]]) -> None:
+        """Logs which scalars the Custom Scalars page shows together. One layout for each run.
+
+        Args:
+            layout: {category: {title: [kind, tags]}}. Of the kind "Multiline" the tags are names or regular
+                expressions of series; of the kind "Margin" the three names of value, lower and upper bound.
+        """
+        place = "add_custom_scalars"
+        with self._guarded(place):
+            checked = layouts.checked(layout, functools.partial(self._name, method=place))
+            self._get_file_writer().add_summary(tbx.custom_scalars(checked))
+
+    def add_custom_scalars_multilinechart(
+        self, tags: list[str], category: str = "default", title: str = "untitled"
+    ) -> None:
+        """Logs a layout of one chart with several lines; see ``add_custom_scalars``."""
+        self.add_custom_scalars({category: {title: ["Multiline", tags]}})
+
+    def add_custom_scalars_marginchart(
+        self, tags: list[str], category: str = "default", title: str = "untitled"
+    ) -> None:
+        """Logs a layout of one chart with a margin; see ``add_custom_scalars``."""
+        self.add_custom_scalars({category: {title: ["Margin", tags]}})
