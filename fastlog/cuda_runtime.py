@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 if TYPE_CHECKING:
-    from fastlog import _cuda
+    import fastlog._cuda as _cuda
 
 Row = tuple[int, int, int, int, int]
 """Address, count, dtype code, zeros that are not stored, address of a float32 to multiply by or 0."""

@@ -174,6 +174,6 @@ def _mode() -> str:
 
 
 def _module() -> ModuleType:
-    from fastlog import _cuda
+    import fastlog._cuda as _cuda
 
     return _cuda

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 try:
-    from fastlog import _core as core
+    import fastlog._core as core
 except ImportError as error:
     raise ImportError(
         f"fastlog's compiled core is missing or does not load ({error}). It is built from source by "

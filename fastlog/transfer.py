@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from fastlog.cuda_runtime import Event, Memory, Row, Runtime
 
 if TYPE_CHECKING:
-    from fastlog import _cuda
+    import fastlog._cuda as _cuda
 
 _SMALLEST = 1 << 14
 _LOOK_AGAIN = 0.002  # seconds between looks at the device, for who waits for pinned memory

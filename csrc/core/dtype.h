@@ -43,10 +43,12 @@ FASTLOG_HD inline To bit_cast(From from) {
   return to;
 }
 
-// Value of a small binary float given by its bits: 1 sign bit, `kExponentBits`, `kMantissaBits`.
-// kFinite: the format has no infinities ("FN": only the all-ones pattern is NaN;
-// "FNUZ": only the pattern of negative zero is NaN, and its bias is one larger).
+// Which bit patterns are no finite value. kIeee: those with the largest exponent are infinities and NaN.
+// kFn has no infinities: the largest magnitude is NaN. kFnuz has none either: the pattern of negative zero is NaN,
+// and the bias is larger by one.
 enum class Specials { kIeee, kFn, kFnuz };
+
+// Value of a small binary float given by its bits: 1 sign bit, `kExponentBits`, `kMantissaBits`.
 template <int kExponentBits, int kMantissaBits, Specials kSpecials>
 FASTLOG_HD inline float small_float_value(std::uint32_t bits) {
   // Masks instead of branches: loops over it become vector code.
