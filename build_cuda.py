@@ -23,7 +23,7 @@ from setuptools import Extension
 from setuptools.errors import CompileError
 
 ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
-_SOURCES = ["csrc/cuda/launch.cu", "csrc/cuda/module.cpp"]
+_SOURCES = ["csrc/cuda/launch.cu", "csrc/python/cuda_module.cpp"]
 _PLAIN_TORCH = "CUDA tensors use the pure-torch reference"
 
 

@@ -10,13 +10,15 @@ from setuptools import setup
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from build_cuda import BuildExtensions, cuda_extensions
 
+_BINDINGS = ["csrc/python/core_module.cpp", "csrc/python/events.cpp"]
+
 ParallelCompile("FASTLOG_BUILD_JOBS", default=0).install()  # 0: as many as there are cores
 
 setup(
     ext_modules=[
         Pybind11Extension(
             "fastlog._core",
-            sorted(["csrc/module.cpp", *glob("csrc/cpu/*.cpp"), *glob("csrc/events/*.cpp")]),
+            sorted([*_BINDINGS, *glob("csrc/cpu/*.cpp"), *glob("csrc/events/*.cpp")]),
             include_dirs=["csrc"],
             depends=sorted(glob("csrc/**/*.h", recursive=True)),
             cxx_std=17,

@@ -168,7 +168,7 @@ def test_the_extension_loads_without_a_gpu(tmp_path: Path) -> None:
     assert nvcc
     module = tmp_path / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
     includes = [f"-I{sass.CSRC}", f"-I{pybind11.get_include()}", f"-I{sysconfig.get_paths()['include']}"]
-    sources = [str(sass.CSRC / "cuda" / name) for name in ("launch.cu", "module.cpp")]
+    sources = [str(sass.CSRC / name) for name in ("cuda/launch.cu", "python/cuda_module.cpp")]
     flags = ["-std=c++17", "-arch=sm_80", "-shared", "-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall"]
     subprocess.run([nvcc, *flags, "--cudart=static", *includes, *sources, "-o", str(module)], check=True)
     needed = subprocess.run(["ldd", str(module)], capture_output=True, text=True, check=True).stdout

@@ -8,11 +8,11 @@
 
 namespace fastlog {
 
-/// Without the GIL from construction to destruction.
-///
-/// pybind11's gil_scoped_release aborts the process where the interpreter has exited meanwhile, as it may under a
-/// daemon thread: Python before 3.14 ends such a thread by unwinding it, and destructors must not be unwound. Here the
-/// thread sleeps until the process ends, as it does in Python 3.14.
+// Without the GIL from construction to destruction.
+//
+// pybind11's gil_scoped_release aborts the process where the interpreter has exited meanwhile, as it may under a
+// daemon thread: Python before 3.14 ends such a thread by unwinding it, and destructors must not be unwound. Here the
+// thread sleeps until the process ends, as it does in Python 3.14.
 class WithoutGil {
  public:
   WithoutGil() : state_(PyEval_SaveThread()) {}

@@ -36,7 +36,7 @@ _CACHE = Path(tempfile.gettempdir()) / "fastlog-cuda-on-cpu"
 
 def _fingerprint(command: list[str], csrc: Path) -> str:
     digest = hashlib.sha256(" ".join(command).encode())
-    for folder in (csrc / "core", csrc / "cuda", HERE):
+    for folder in (csrc / "core", csrc / "cuda", csrc / "python", HERE):
         for path in sorted(folder.rglob("*")):
             if path.suffix in {".h", ".cuh", ".cu", ".cpp"}:
                 digest.update(path.read_bytes())

@@ -25,7 +25,9 @@ _POISON = 0xDD
 
 def load_module() -> ModuleType:
     """``fastlog._cuda`` from its own sources, on the fiber runtime instead of CUDA."""
-    path = build.extension("_cuda", [build.CSRC / "cuda" / "module.cpp", build.CSRC / "cuda" / "launch.cu"])
+    path = build.extension(
+        "_cuda", [build.CSRC / "python" / "cuda_module.cpp", build.CSRC / "cuda" / "launch.cu"]
+    )
     spec = importlib.util.spec_from_file_location("_cuda", path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)

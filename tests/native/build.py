@@ -48,8 +48,7 @@ def why_not(mode: str) -> str:
 
 def program(source: Path, mode: str) -> Path:
     """An executable of ``source`` and the core, without Python."""
-    core = [path for room in ("cpu", "events") for path in sorted((CSRC / room).glob("*.cpp"))]
-    sources = [path for path in core if path.name != "bindings.cpp"]
+    sources = [path for room in ("cpu", "events") for path in sorted((CSRC / room).glob("*.cpp"))]
     return _link(_objects([source, *sources], mode, []), mode, "program", [])
 
 
@@ -59,7 +58,7 @@ def extension(mode: str) -> Path:
 
     includes = [f"-I{pybind11.get_include()}", f"-I{sysconfig.get_paths()['include']}", "-fvisibility=hidden"]
     sources = [
-        CSRC / "module.cpp",
+        *(CSRC / "python" / name for name in ("core_module.cpp", "events.cpp")),
         *sorted((CSRC / "cpu").glob("*.cpp")),
         *sorted((CSRC / "events").glob("*.cpp")),
     ]

@@ -1,4 +1,5 @@
-#include "events/bindings.h"
+// Events for the Python border: tuples to records.
+#include "python/events.h"
 
 #include <cstdint>
 #include <string>

@@ -1,3 +1,4 @@
+// What encodes events, for the module that has it.
 #pragma once
 
 #include <pybind11/pybind11.h>

@@ -1,4 +1,4 @@
-// The Python border of the CUDA engine: registration only. Mirrored by fastlog/_cuda.pyi.
+// The Python border of the CUDA engine: registration only. Mirrored by fastlog/_cuda.pyi, as a test makes sure.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

@@ -1,4 +1,4 @@
-// The Python border of the CPU core: registration only. Mirrored by fastlog/_core.pyi.
+// The Python border of the CPU core: registration only. Mirrored by fastlog/_core.pyi, as a test makes sure.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -10,7 +10,7 @@
 #include "core/pack.h"
 #include "cpu/engine.h"
 #include "cpu/kernels.h"
-#include "events/bindings.h"
+#include "python/events.h"
 #include "python/without_gil.h"
 
 namespace py = pybind11;
