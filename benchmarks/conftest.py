@@ -16,7 +16,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from race import Race
 from report import targets_table
 
-from fastlog.native import core
+from fastlog.common.native import core
 
 sys.path.append(str(Path(__file__).parents[1] / "examples"))  # the training step is the example's
 PACKAGES = (

@@ -1,7 +1,7 @@
 """fastlog: a drop-in SummaryWriter that logs every weight's and gradient's histogram almost for free."""
 
+from fastlog.common.notices import FastlogWarning
 from fastlog.custom_op import from_tensors
-from fastlog.faults import FastlogWarning
 from fastlog.global_writer import GlobalSummaryWriter
 from fastlog.install import install, uninstall
 from fastlog.signals import flush_on_signals

@@ -55,7 +55,7 @@ def _crc32c() -> str:
 
 def info() -> str:
     """The report, a line per fact."""
-    from fastlog.native import core
+    from fastlog.common.native import core
 
     facts = {
         "fastlog": _version("torch-fastlog"),

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Literal
 
-from fastlog.relay import Relay
-from fastlog.sinks.base import SinkError
+from fastlog.common.notices import Relay, SinkError
 from fastlog.summarize import NoRoom
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import tensorboardX
 import torch
 
-from fastlog.native import core
+from fastlog.common.native import core
 from fastlog.summarize import summarize
 from fastlog.summary import EDGES
 from fastlog.writer import SummaryWriter

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastlog.native import core
+from fastlog.common.native import core
 from fastlog.summarize import pack_one
 from fastlog.summary import COUNTERS, EDGES, MOMENTS, SUMMARY_DTYPE, TensorSummary
 

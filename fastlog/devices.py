@@ -15,9 +15,9 @@ from types import ModuleType
 
 import numpy as np
 
+from fastlog.common.native import core
+from fastlog.common.notices import Relay
 from fastlog.cuda_runtime import CudaRuntime, Runtime, is_capturing
-from fastlog.native import core
-from fastlog.relay import Relay
 from fastlog.summary import TensorSummary
 from fastlog.transfer import CAPTURED, Transfers
 

@@ -15,8 +15,8 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.writer import DummyFileWriter
 
 from fastlog.async_queue import AsyncQueue
+from fastlog.common.native import core
 from fastlog.events import JOB, RAW, Item
-from fastlog.native import core
 from fastlog.sinks.base import Sink
 from fastlog.snapshots import as_float, as_int
 

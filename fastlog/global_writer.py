@@ -12,7 +12,7 @@ from typing import Any
 import tensorboardX
 
 from fastlog.bad_values import BadValues
-from fastlog.eager import eager_methods
+from fastlog.common.no_compile import eager_methods
 from fastlog.events import JOB, Item
 from fastlog.file_writer import FileWriter
 from fastlog.writer import SummaryWriter

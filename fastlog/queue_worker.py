@@ -12,8 +12,8 @@ from numbers import Real
 from typing import Literal
 
 from fastlog.backlog import Backlog
+from fastlog.common.notices import Relay
 from fastlog.delivery import Delivery, Outcome
-from fastlog.relay import Relay
 
 _BATCH_SECS = 0.05  # an event waits this long for company ...
 _CROWD_EVENTS, _CROWD_BYTES = 8192, 16 << 20  # ... unless so much, or half of what the queue may hold, waits

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 
 from fastlog.async_queue import live_queues
-from fastlog.faults import FastlogWarning
+from fastlog.common.notices import FastlogWarning
 
 _FLUSH_SECS = 5.0  # for all writers together: schedulers kill soon after they have asked
 

@@ -7,10 +7,10 @@ from typing import Any, TypeAlias, overload
 
 import torch
 
+from fastlog.common.native import core
+from fastlog.common.no_compile import eager
 from fastlog.cuda_runtime import is_capturing
 from fastlog.devices import transfers_of
-from fastlog.eager import eager
-from fastlog.native import core
 from fastlog.reference import summarize_reference
 from fastlog.summary import TensorSummary
 from fastlog.tensors import View, is_tensor_like, view_of, with_zeros

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlog.native import core
+from fastlog.common.native import core
 
 if TYPE_CHECKING:
     from tensorboardX.proto.summary_pb2 import HistogramProto

@@ -14,8 +14,8 @@ from tensorboardX.proto.summary_pb2 import Summary
 
 from fastlog import histograms
 from fastlog.bad_values import at_place
+from fastlog.common.no_compile import eager_methods
 from fastlog.distributed.shards import is_dtensor
-from fastlog.eager import eager_methods
 from fastlog.events import HISTOGRAM, JOB, RAW, SCALAR, Item
 from fastlog.file_writer import EVENT_BYTES
 from fastlog.media import use_tensor

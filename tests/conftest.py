@@ -13,7 +13,7 @@ import torch
 from hypothesis import settings
 
 import fastlog
-from fastlog.native import core
+from fastlog.common.native import core
 
 if TYPE_CHECKING:
     from cuda_on_cpu.device import LateRuntime

@@ -8,9 +8,8 @@ import pytest
 from queue_doubles import Clock, ManualQueue, OpenableSink, make_queue, scalar, until
 
 from fastlog import async_queue, queue_worker
+from fastlog.common.notices import FastlogWarning, SinkError
 from fastlog.events import HISTOGRAM, SCALAR
-from fastlog.faults import FastlogWarning
-from fastlog.sinks.base import SinkError
 from fastlog.sinks.memory import MemorySink
 
 
@@ -45,7 +44,7 @@ def test_32_threads_all_there_each_in_order():
     assert (stats["depth"], stats["bytes"], stats["oldest_seconds"]) == (0, 0, 0.0)
 
 
-@pytest.mark.filterwarnings("ignore::fastlog.faults.FastlogWarning")
+@pytest.mark.filterwarnings("ignore::fastlog.FastlogWarning")
 @pytest.mark.parametrize("overflow", ["drop_oldest", "drop_newest"])
 def test_threads_that_overflow_the_queue_are_counted_exactly(overflow):
     sink = OpenableSink()
@@ -352,7 +351,7 @@ def test_raise_comes_out_of_the_next_call():
     assert steps(sink) == [0]
 
 
-@pytest.mark.filterwarnings("ignore::fastlog.faults.FastlogWarning")
+@pytest.mark.filterwarnings("ignore::fastlog.FastlogWarning")
 def test_block_waits_once_then_drops_until_the_sink_goes_on():
     clock = Clock()
     sink = OpenableSink()

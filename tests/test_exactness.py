@@ -28,7 +28,7 @@ from oracles import (
 
 import fastlog
 from fastlog import TensorSummary
-from fastlog.native import core
+from fastlog.common.native import core
 from fastlog.tensors import view_of
 
 pytestmark = pytest.mark.usefixtures("cpu_path")

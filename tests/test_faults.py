@@ -21,7 +21,7 @@ from processes import FLUSHED, PUT, Board, exit_code, forked, log_at_full_speed,
 from queue_doubles import make_queue, scalar, until
 from sink_files import events_in, files_in, scalars_in, steps_in
 
-from fastlog.faults import FastlogWarning
+from fastlog.common.notices import FastlogWarning
 from fastlog.sinks.tensorboardx import EventFileSink
 
 # Python warns about forks of threaded processes, which is what these tests are about.

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastlog.native import core
+from fastlog.common.native import core
 
 VALUES = 1 << 20
 

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from queue_doubles import ManualQueue, OpenableSink, make_queue, scalar
 
-from fastlog import async_queue, backlog, delivery, queue_worker, relay, signals
+from fastlog import async_queue, backlog, delivery, queue_worker, signals
+from fastlog.common import notices
 from fastlog.events import JOB
 
-OURS = {module.__file__ for module in (async_queue, backlog, delivery, queue_worker, relay)}
+OURS = {module.__file__ for module in (async_queue, backlog, delivery, queue_worker, notices)}
 
 
 def at_each_point(
@@ -91,7 +92,7 @@ OVERFLOWS = pytest.mark.parametrize("overflow", ["block", "drop_oldest", "drop_n
 
 
 @OVERFLOWS
-@pytest.mark.filterwarnings("ignore::fastlog.faults.FastlogWarning")
+@pytest.mark.filterwarnings("ignore::fastlog.FastlogWarning")
 def test_a_handler_may_log_and_flush_at_every_point(make, overflow):
     def run() -> None:
         for i in range(5):
@@ -129,7 +130,7 @@ def test_a_handler_may_log_and_flush_at_every_point(make, overflow):
 
 
 @OVERFLOWS
-@pytest.mark.filterwarnings("ignore::fastlog.faults.FastlogWarning")
+@pytest.mark.filterwarnings("ignore::fastlog.FastlogWarning")
 def test_keyboard_interrupt_at_every_point_of_a_call(make, overflow):
     def run() -> None:
         for i in range(8):
@@ -172,7 +173,7 @@ def raise_memory_error() -> None:
     raise MemoryError
 
 
-@pytest.mark.filterwarnings("ignore::fastlog.faults.FastlogWarning")
+@pytest.mark.filterwarnings("ignore::fastlog.FastlogWarning")
 def test_memory_error_at_every_point_of_the_worker(make):
     def run() -> None:
         with contextlib.suppress(MemoryError):  # the thread is gone; the next call starts another

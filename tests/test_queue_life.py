@@ -18,9 +18,9 @@ import pytest
 from queue_doubles import ManualQueue, OpenableSink, make_queue, scalar, until
 
 from fastlog.async_queue import AsyncQueue
+from fastlog.common.notices import FastlogWarning, SinkError
 from fastlog.events import HISTOGRAM, JOB, SCALAR
-from fastlog.faults import FastlogWarning
-from fastlog.sinks.base import InvalidItems, SinkError
+from fastlog.sinks.base import InvalidItems
 from fastlog.sinks.memory import MemorySink
 
 
@@ -180,7 +180,7 @@ def test_a_sink_in_trouble_holds_up_its_queue_but_loses_nothing():
     assert [item[3] for item in bad.items] == [1, 3]
 
 
-@pytest.mark.filterwarnings("ignore::fastlog.faults.FastlogWarning")
+@pytest.mark.filterwarnings("ignore::fastlog.FastlogWarning")
 def test_what_two_sinks_did_not_take_keeps_its_order():
     sinks = OpenableSink(), OpenableSink()
     queue = manual(queue_events=4)

@@ -7,7 +7,7 @@ import threading
 import pytest
 from queue_doubles import ManualQueue, OpenableSink, make_queue, scalar, until
 
-from fastlog.faults import FastlogWarning
+from fastlog.common.notices import FastlogWarning
 from fastlog.queue_worker import QueueWorker
 
 

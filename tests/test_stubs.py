@@ -13,7 +13,7 @@ import pytest
 from cuda_on_cpu.device import load_module
 
 import fastlog
-from fastlog.native import core
+from fastlog.common.native import core
 
 PACKAGE = Path(fastlog.__file__).parent
 Names = dict[str, list[str] | None]

@@ -13,7 +13,7 @@ from oracles import CONTENTS, DTYPES, assert_exact, assert_summary, assert_sums,
 
 import fastlog
 from fastlog import TensorSummary, reference
-from fastlog.native import core
+from fastlog.common.native import core
 from fastlog.reference import summarize_reference
 from fastlog.summarize import pack_many, pack_one
 from fastlog.tensors import view_of

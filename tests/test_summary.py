@@ -18,7 +18,7 @@ from tensorboardX.summary import make_histogram
 
 import fastlog
 from fastlog import TensorSummary
-from fastlog.native import core
+from fastlog.common.native import core
 from fastlog.summary import SUMMARY_DTYPE
 
 HEAD = 14 * 8 + 5 * 8

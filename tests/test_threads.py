@@ -14,7 +14,7 @@ import torch
 from oracles import DTYPES, assert_summary, random_tensor
 
 import fastlog
-from fastlog.native import core
+from fastlog.common.native import core
 from fastlog.summarize import pack_many, pack_one
 from fastlog.tensors import view_of
 
@@ -115,7 +115,7 @@ def run_python(script: str, **environment: str) -> subprocess.CompletedProcess[s
 FORK = """
 import os, threading
 import torch
-from fastlog.native import core
+from fastlog.common.native import core
 from fastlog.tensors import view_of
 
 values = torch.randn(400_000)
@@ -157,7 +157,7 @@ def test_forked_children_have_a_pool_of_their_own():
 THREADS = """
 import os
 import torch
-from fastlog.native import core
+from fastlog.common.native import core
 from fastlog.tensors import view_of
 
 torch.set_num_threads(3)

@@ -13,8 +13,8 @@ from torch import nn
 from watch_oracle import Net, one_thread, read, steps, train, writer
 
 import fastlog.watching.watcher
-from fastlog.faults import FastlogWarning
-from fastlog.native import core
+from fastlog.common.native import core
+from fastlog.common.notices import FastlogWarning
 from fastlog.watching import watch
 from fastlog.writer import SummaryWriter
 

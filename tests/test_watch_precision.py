@@ -23,7 +23,7 @@ from watch_oracle import (
     writer,
 )
 
-from fastlog.faults import FastlogWarning
+from fastlog.common.notices import FastlogWarning
 from fastlog.watching import watch
 from fastlog.writer import SummaryWriter
 

@@ -13,7 +13,7 @@ from torch import nn
 from watch_oracle import Net, gradients, loss_of, one_thread, read, steps, train, writer
 
 import fastlog.watching.watcher
-from fastlog.faults import FastlogWarning
+from fastlog.common.notices import FastlogWarning
 from fastlog.watching import watch
 from fastlog.watching.select import layer_of
 from fastlog.writer import SummaryWriter

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastlog.native import core
+from fastlog.common.native import core
 
 Floats = npt.NDArray[np.float32]
 CHUNK = 1 << 16  # values; a window is chosen for each chunk

@@ -17,11 +17,11 @@ from typing import Any
 
 import torch.distributed as dist
 
+from fastlog.common.notices import BackgroundThread, FastlogWarning
 from fastlog.distributed import records
 from fastlog.distributed.exchange import AbsentRanks, Exchange, Head, Numbering, Round
 from fastlog.distributed.ranks import rank_directory
 from fastlog.distributed.records import Merged, Record
-from fastlog.faults import BackgroundThread, FastlogWarning
 
 MAX_WAITING_BYTES = 256 * 2**20
 _EXIT_SECS = 10.0  # the end of a process waits no longer for the other ranks

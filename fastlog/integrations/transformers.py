@@ -14,8 +14,8 @@ from typing import Any, Literal
 from transformers import TrainerCallback
 from transformers.integrations.integration_utils import rewrite_logs
 
+from fastlog.common.notices import FastlogWarning
 from fastlog.distributed.shards import ranks_of
-from fastlog.faults import FastlogWarning
 from fastlog.install import TorchSummaryWriter
 from fastlog.integrations.hyperparameters import Hyperparameters
 from fastlog.integrations.metrics import log_metric

@@ -48,7 +48,3 @@ class PartialWrite(OSError):
     def __init__(self, written: int, why: OSError) -> None:
         super().__init__(why.errno, why.strerror, why.filename)
         self.written = written
-
-
-class SinkError(RuntimeError):
-    """What the calling thread gets under ``on_error="raise"``; ``__cause__`` is what the sink raised."""

@@ -13,8 +13,8 @@ from typing import Any
 
 from tensorboardX.proto.event_pb2 import Event
 
+from fastlog.common.native import core
 from fastlog.events import RAW, Item
-from fastlog.native import core
 from fastlog.sinks.base import InvalidItems, PartialWrite
 from fastlog.sinks.outputs import Output, open_output
 

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from fastlog.common.no_compile import eager, eager_methods
+from fastlog.common.notices import SinkError
 from fastlog.distributed.records import Merged, Record
-from fastlog.eager import eager, eager_methods
 from fastlog.events import JOB
-from fastlog.sinks.base import SinkError
 from fastlog.summarize import NoRoom, pack_many, refuse_captured
 from fastlog.tensors import view_of
 from fastlog.watching import reading, select, series

@@ -26,8 +26,8 @@ from torch.utils._pytree import tree_map
 import fastlog.devices
 import fastlog.snapshots
 import fastlog.tensors
+from fastlog.common.notices import Relay
 from fastlog.reference import summarize_reference
-from fastlog.relay import Relay
 
 
 class _Launch:

@@ -110,7 +110,7 @@ def test_sustained_rate_through_to_the_file(tmp_path, kind, record_property):
     assert count / cpu >= (200_000 if kind == SCALAR else 15_000)
 
 
-@pytest.mark.filterwarnings("ignore::fastlog.faults.FastlogWarning")
+@pytest.mark.filterwarnings("ignore::fastlog.FastlogWarning")
 @pytest.mark.parametrize("overflow", ["drop_oldest", "drop_newest"])
 def test_a_slow_sink_does_not_slow_the_caller(overflow):
     class Slow(OpenableSink):

@@ -1,4 +1,4 @@
-"""What the worker has to say, kept until a thread of the program's own can say it."""
+"""Warnings and errors of background threads, kept until a thread of the program's own can say them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,19 @@ import warnings
 from collections import deque
 from typing import Literal
 
-from fastlog.faults import BackgroundThread, FastlogWarning
-from fastlog.sinks.base import SinkError
-
 _LONGEST = 500  # characters of an error: some libraries put all that they were given into theirs
+
+
+class FastlogWarning(UserWarning):
+    """Something was not logged, or not as asked; training goes on."""
+
+
+class SinkError(RuntimeError):
+    """What the calling thread gets under ``on_error="raise"``; ``__cause__`` is what the sink raised."""
+
+
+class BackgroundThread(threading.Thread):
+    """A thread on which nothing is warned or raised: that waits for one of the program's own."""
 
 
 class Relay:
