@@ -20,7 +20,7 @@ import fastlog
 
 Array = np.ndarray[Any, Any]
 
-EDGES = fastlog.summary.EDGES
+EDGES = fastlog.summaries.summary.EDGES
 BINS = len(EDGES) - 1
 _EDGES32 = torch.from_numpy(EDGES.copy()).float()
 # For those that count equal bins only: as many, over a range that holds everything and that they are told.

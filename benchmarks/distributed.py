@@ -23,7 +23,7 @@ import torch.multiprocessing as mp
 
 from fastlog.distributed.merger import Contribution, Merger
 from fastlog.distributed.records import Record, encode
-from fastlog.summarize import pack_many
+from fastlog.summaries.engines import pack_many
 
 
 def work(rank: int, size: int, args: argparse.Namespace, folder: str) -> None:

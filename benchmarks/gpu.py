@@ -22,9 +22,9 @@ import numpy as np
 import torch
 
 import fastlog
-from fastlog import devices
-from fastlog.summarize import endless, pack_many
-from fastlog.summary import EDGES
+from fastlog.summaries.cuda import devices
+from fastlog.summaries.engines import endless, pack_many
+from fastlog.summaries.summary import EDGES
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float8_e4m3fn)
 LAPS = 7

@@ -21,7 +21,7 @@ def _cuda() -> dict[str, str]:
     """What CUDA can do here, and what summarises the tensors of each device."""
     import torch
 
-    from fastlog import devices
+    from fastlog.summaries.cuda import devices
 
     engine = devices.missing() or "the CUDA engine is built"
     if torch.version.cuda is None:

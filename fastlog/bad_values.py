@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Literal
 
 from fastlog.common.notices import Relay, SinkError
-from fastlog.summarize import NoRoom
+from fastlog.summaries.engines import NoRoom
 
 
 class BadValues(Relay):

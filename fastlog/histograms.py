@@ -9,7 +9,7 @@ import numpy as np
 from tensorboardX.proto.summary_pb2 import HistogramProto
 
 from fastlog.snapshots import Snapshot, as_int, take
-from fastlog.summary import EDGES, TensorSummary
+from fastlog.summaries.summary import EDGES, TensorSummary
 
 MAX_ESTIMATED_BINS = 65_536
 _MAX_BINS = 2**24

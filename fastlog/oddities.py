@@ -6,7 +6,7 @@ import struct
 
 from fastlog.bad_values import BadValues
 from fastlog.events import HISTOGRAM, SCALAR, Item
-from fastlog.summarize import Packed
+from fastlog.summaries.engines import Packed
 
 COUNTS = struct.Struct("<16xqqq56xq")
 """nan, pos_inf, neg_inf and num in the head of a packed summary."""

@@ -10,8 +10,8 @@ import torch
 
 from fastlog.events import JOB, SCALAR, Item
 from fastlog.snapshots import Snapshot, as_float, take_one
-from fastlog.summarize import Later, NoRoom, start
-from fastlog.summary import TensorSummary
+from fastlog.summaries.engines import Later, NoRoom, start
+from fastlog.summaries.summary import TensorSummary
 
 
 class NumberInFlight(Snapshot):

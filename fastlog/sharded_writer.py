@@ -13,8 +13,8 @@ from fastlog.distributed.ranks import rank_directory
 from fastlog.distributed.records import Merged, Record
 from fastlog.distributed.shards import is_whole, mesh_ranks, own_part
 from fastlog.pages import PageWriter
-from fastlog.summarize import Packed, pack_one
-from fastlog.summary import TensorSummary
+from fastlog.summaries.engines import Packed, pack_one
+from fastlog.summaries.summary import TensorSummary
 
 
 class ShardedWriter(PageWriter):

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from tensorboardX import x2num
 
-from fastlog.summarize import refuse_captured
-from fastlog.tensors import plain_tensor
+from fastlog.summaries.engines import refuse_captured
+from fastlog.summaries.tensors import plain_tensor
 
 MAX_INT = 2**63
 

@@ -23,8 +23,8 @@ from fastlog.oddities import COUNTS, later_items, oddities
 from fastlog.scalars import scalar_item, take_number
 from fastlog.sharded_writer import ShardedWriter
 from fastlog.snapshots import MAX_INT, as_float, no_value, take, take_one
-from fastlog.summarize import Packed, pack_one
-from fastlog.summary import TensorSummary
+from fastlog.summaries.engines import Packed, pack_one
+from fastlog.summaries.summary import TensorSummary
 from fastlog.tags import checked_tag
 from fastlog.writer_base import unless_comet
 

@@ -13,7 +13,6 @@ import numpy as np
 import tensorboardX
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from fastlog import devices
 from fastlog.async_queue import AsyncQueue
 from fastlog.bad_values import BadValues, Guard
 from fastlog.distributed.ranks import own_directory
@@ -22,6 +21,7 @@ from fastlog.file_writer import FileWriter, NullFileWriter
 from fastlog.sinks.base import Sink
 from fastlog.sinks.tensorboardx import EventFileSink
 from fastlog.snapshots import Snapshot
+from fastlog.summaries.cuda import devices
 from fastlog.tags import CLEAN_TAGS, checked_tag, subdirectory
 
 P = ParamSpec("P")

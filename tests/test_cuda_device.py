@@ -12,11 +12,11 @@ import torch
 from event_files import histograms, simple_values
 
 import fastlog
-from fastlog import devices
-from fastlog.cuda_runtime import Row
-from fastlog.summary import TensorSummary
-from fastlog.tensors import _CODES
-from fastlog.transfer import Transfers
+from fastlog.summaries.cuda import devices
+from fastlog.summaries.cuda.runtime import Row
+from fastlog.summaries.cuda.transfers import Transfers
+from fastlog.summaries.summary import TensorSummary
+from fastlog.summaries.tensors import _CODES
 
 pytestmark = pytest.mark.cuda
 

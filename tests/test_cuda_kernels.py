@@ -12,7 +12,7 @@ from cuda_on_cpu import build, cases
 from cuda_on_cpu.cases import DTYPES, Case
 
 import fastlog
-from fastlog.summary import EDGES, TensorSummary
+from fastlog.summaries.summary import EDGES, TensorSummary
 
 SIZES = (0, 1, 31, 32, 33, 255, 256, 257, 4095, 4096, 4097)
 FLOATS = [dtype for dtype in DTYPES if dtype.is_floating_point]

@@ -13,9 +13,9 @@ from cuda_on_cpu.device import LateRuntime
 from cuda_on_cpu.launch_shapes import MODELS, Shape, bert, experts, mixture, of_model
 
 import fastlog
-from fastlog import devices
-from fastlog.summary import TensorSummary
-from fastlog.transfer import Transfers
+from fastlog.summaries.cuda import devices
+from fastlog.summaries.cuda.transfers import Transfers
+from fastlog.summaries.summary import TensorSummary
 
 # csrc/cuda/chunk_table.h
 ENTRY = np.dtype(

@@ -17,9 +17,9 @@ from cuda_on_cpu.late_torch import FakeCuda, limit_pinned_memory
 from event_files import assert_same_files, histograms, simple_values
 
 import fastlog
-import fastlog.devices
+import fastlog.summaries.cuda.devices
 from fastlog import FastlogWarning, SummaryWriter, TensorSummary
-from fastlog.summarize import Later, pack_many
+from fastlog.summaries.engines import Later, pack_many
 
 
 def _tensors() -> list[torch.Tensor]:
@@ -32,7 +32,7 @@ def _tensors() -> list[torch.Tensor]:
 
 def _assert_same(found: list[TensorSummary], expected: list[TensorSummary]) -> None:
     for one, other in zip(found, expected, strict=True):
-        assert fastlog.devices._agree(one.to_packed(), other.to_packed())
+        assert fastlog.summaries.cuda.devices._agree(one.to_packed(), other.to_packed())
 
 
 # ---- summarize
@@ -59,7 +59,7 @@ def test_a_summary_that_is_sent_elsewhere_arrives_as_bytes(fake_cuda: FakeCuda) 
 
 
 def test_more_tensors_than_a_launch_takes(fake_cuda: FakeCuda) -> None:
-    for engine in fastlog.devices._engines.values():
+    for engine in fastlog.summaries.cuda.devices._engines.values():
         engine.transfers._max_tensors = 16
     tensors = [torch.full((3,), float(i)) for i in range(40)]
     summaries = fastlog.summarize([fake_cuda.tensor(tensor) for tensor in tensors])

@@ -14,8 +14,8 @@ import torch
 from cuda_on_cpu.device import LateEvent, LateRuntime
 from cuda_on_cpu.flights import assert_summaries, read, rows_of, tensors_of, transfers_on
 
-from fastlog import transfer
-from fastlog.transfer import Flight
+from fastlog.summaries.cuda import transfers as transfer
+from fastlog.summaries.cuda.transfers import Flight
 
 
 def test_it_is_the_value_at_the_call_in_stream_order(late_runtime: LateRuntime) -> None:

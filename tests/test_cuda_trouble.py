@@ -12,7 +12,7 @@ from cuda_on_cpu.late_torch import FakeCuda, on_device
 from event_files import histograms, simple_values
 
 import fastlog
-import fastlog.devices
+import fastlog.summaries.cuda.devices
 from fastlog import FastlogWarning, SummaryWriter
 
 
@@ -122,7 +122,7 @@ def test_a_watched_step_is_captured_as_it_is(fake_cuda: FakeCuda, tmp_path: Path
 
 
 def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fastlog.devices, "_engines", {})
+    monkeypatch.setattr(fastlog.summaries.cuda.devices, "_engines", {})
 
 
 def _missing() -> Any:
@@ -141,13 +141,13 @@ def test_without_the_engine_plain_torch_does_it_and_says_why_once(
         "wrong results": r"self-check found wrong results \(dtype codes \[\d",
     }[why]
     if why == "not built":
-        monkeypatch.setattr(fastlog.devices, "_module", _missing)
+        monkeypatch.setattr(fastlog.summaries.cuda.devices, "_module", _missing)
     elif why == "an old driver":
         fake_cuda.refuse_prepare = fake_cuda.module.CudaError("CUDA driver version is insufficient")
     elif why == "too little shared memory":
         monkeypatch.setenv("CUDA_ON_CPU_SHARED_BYTES", str(48 << 10))
     else:
-        monkeypatch.setattr(fastlog.devices, "_agree", lambda *pair: False)
+        monkeypatch.setattr(fastlog.summaries.cuda.devices, "_agree", lambda *pair: False)
     writer = SummaryWriter(tmp_path)
     tensor = torch.randn(500)
     with pytest.warns(FastlogWarning, match=f"plain torch.*{match}") as caught:
@@ -159,7 +159,7 @@ def test_without_the_engine_plain_torch_does_it_and_says_why_once(
     assert len(histograms(tmp_path)) == len(simple_values(tmp_path)) == 2
     assert fastlog.summarize(fake_cuda.tensor(tensor)).num == 500
     assert writer.stats()["cuda"] == {}
-    assert "plain torch" in fastlog.devices.report(0)
+    assert "plain torch" in fastlog.summaries.cuda.devices.report(0)
 
 
 def test_the_switch(fake_cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,12 +167,12 @@ def test_the_switch(fake_cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> Non
     _forget(monkeypatch)
     monkeypatch.setenv("FASTLOG_CUDA", "off")
     assert fastlog.summarize(late).num == 500 and fake_cuda.calls == []
-    assert fastlog.devices.report(0).endswith("(FASTLOG_CUDA=off)")
+    assert fastlog.summaries.cuda.devices.report(0).endswith("(FASTLOG_CUDA=off)")
     _forget(monkeypatch)
     monkeypatch.setenv("FASTLOG_CUDA", "on")
     assert fastlog.summarize(late).num == 500 and fake_cuda.calls
     _forget(monkeypatch)
-    monkeypatch.setattr(fastlog.devices, "_module", _missing)
+    monkeypatch.setattr(fastlog.summaries.cuda.devices, "_module", _missing)
     with pytest.raises(RuntimeError, match="FASTLOG_CUDA=on: the CUDA engine is not built"):
         fastlog.summarize(late)
     monkeypatch.setenv("FASTLOG_CUDA", "yes")

@@ -14,7 +14,7 @@ from event_files import assert_same_files, histograms
 from torch import nn
 
 import fastlog
-import fastlog.devices
+import fastlog.summaries.cuda.devices
 from fastlog import FastlogWarning, SummaryWriter, watch
 
 
@@ -67,7 +67,7 @@ def test_watch_of_gradients_that_are_still_scaled(
 ) -> None:
     """The engine divides as it reads: nothing is allocated but one number for each device."""
     monkeypatch.setenv("FASTLOG_CUDA", engine)
-    fastlog.devices._engines.clear()
+    fastlog.summaries.cuda.devices._engines.clear()
     model, expected = Net(), Net()
     for param in expected.parameters():
         param.grad = torch.randn(param.shape)

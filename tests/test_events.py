@@ -19,7 +19,7 @@ from tensorboardX.summary import make_histogram
 
 from fastlog import _core
 from fastlog.events import HISTOGRAM, RAW, SCALAR
-from fastlog.summary import EDGES, SUMMARY_DTYPE
+from fastlog.summaries.summary import EDGES, SUMMARY_DTYPE
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 

@@ -29,7 +29,7 @@ from oracles import (
 import fastlog
 from fastlog import TensorSummary
 from fastlog.common.native import core
-from fastlog.tensors import view_of
+from fastlog.summaries.tensors import view_of
 
 pytestmark = pytest.mark.usefixtures("cpu_path")
 

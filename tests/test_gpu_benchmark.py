@@ -15,7 +15,7 @@ import pytest
 import torch
 from cuda_on_cpu.late_torch import FakeCuda
 
-import fastlog.devices
+import fastlog.summaries.cuda.devices
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
 
@@ -58,7 +58,7 @@ def test_on_the_cpu(
 def test_with_the_cuda_engine(gpu: ModuleType, fake_cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
     class Fake(gpu.Device):  # type: ignore[misc, name-defined]
         name = "a fake"
-        engine = property(lambda self: fastlog.devices.report(0))
+        engine = property(lambda self: fastlog.summaries.cuda.devices.report(0))
 
         def gaussian(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
             return fake_cuda.tensor((torch.randn(tuple(shape)) * 0.02).to(dtype))

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map
 
 import fastlog
-from fastlog.summarize import pack_one
+from fastlog.summaries.engines import pack_one
 
 
 class Wrapper(torch.Tensor):

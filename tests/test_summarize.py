@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from oracles import CONTENTS, DTYPES, assert_exact, assert_summary, assert_sums, exact_fields, random_tensor
 
 import fastlog
-from fastlog import TensorSummary, reference
+from fastlog import TensorSummary
 from fastlog.common.native import core
-from fastlog.reference import summarize_reference
-from fastlog.summarize import pack_many, pack_one
-from fastlog.tensors import view_of
+from fastlog.summaries import reference
+from fastlog.summaries.engines import pack_many, pack_one
+from fastlog.summaries.reference import summarize_reference
+from fastlog.summaries.tensors import view_of
 
 
 def mixed_tensors(count: int = 60) -> list[torch.Tensor]:

@@ -19,7 +19,7 @@ from tensorboardX.summary import make_histogram
 import fastlog
 from fastlog import TensorSummary
 from fastlog.common.native import core
-from fastlog.summary import SUMMARY_DTYPE
+from fastlog.summaries.summary import SUMMARY_DTYPE
 
 HEAD = 14 * 8 + 5 * 8
 LAST = float(EDGES[-1])

@@ -8,8 +8,8 @@ import torch
 from oracles import DTYPES, assert_exact, assert_summary, coo, quietly, random_tensor
 
 import fastlog
-from fastlog.summarize import pack_one
-from fastlog.tensors import View, view_of
+from fastlog.summaries.engines import pack_one
+from fastlog.summaries.tensors import View, view_of
 
 
 def values(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:

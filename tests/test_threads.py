@@ -15,8 +15,8 @@ from oracles import DTYPES, assert_summary, random_tensor
 
 import fastlog
 from fastlog.common.native import core
-from fastlog.summarize import pack_many, pack_one
-from fastlog.tensors import view_of
+from fastlog.summaries.engines import pack_many, pack_one
+from fastlog.summaries.tensors import view_of
 
 SIZES = [5, 3000, 65536, 131072, 300_001]
 
@@ -116,7 +116,7 @@ FORK = """
 import os, threading
 import torch
 from fastlog.common.native import core
-from fastlog.tensors import view_of
+from fastlog.summaries.tensors import view_of
 
 values = torch.randn(400_000)
 row = view_of(values)[:4]
@@ -158,7 +158,7 @@ THREADS = """
 import os
 import torch
 from fastlog.common.native import core
-from fastlog.tensors import view_of
+from fastlog.summaries.tensors import view_of
 
 torch.set_num_threads(3)
 values = torch.randn(400_000)

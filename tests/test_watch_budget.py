@@ -146,7 +146,7 @@ def test_one_engine_call_at_each_moment(
             calls.append(len(views))
             return core.summarize(views, threads)
 
-    monkeypatch.setattr(importlib.import_module("fastlog.summarize"), "core", Engine)
+    monkeypatch.setattr(importlib.import_module("fastlog.summaries.engines"), "core", Engine)
     model = Net()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
     watch(model, writer, optimizer, every=2, log=log)

@@ -12,7 +12,7 @@
 
 namespace fastlog {
 
-// The codes are part of the Python border (fastlog/tensors.py): append, never renumber.
+// The codes are part of the Python border (fastlog/summaries/tensors.py): append, never renumber.
 enum class DType : std::uint8_t {
   kFloat64 = 0,
   kFloat32 = 1,

@@ -1,4 +1,4 @@
-// The record that everything turns on. Mirrored by SUMMARY_DTYPE in fastlog/summary.py.
+// The record that everything turns on. Mirrored by SUMMARY_DTYPE in fastlog/summaries/summary.py.
 #pragma once
 
 #include <cstdint>

@@ -6,8 +6,8 @@ import marshal
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from fastlog.summarize import Packed
-from fastlog.summary import COUNTERS, merge_packed
+from fastlog.summaries.engines import Packed
+from fastlog.summaries.summary import COUNTERS, merge_packed
 
 _NUM = 8 * COUNTERS.index("num")  # a packed summary begins with the counters (csrc/core/pack.h)
 

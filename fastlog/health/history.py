@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from fastlog.summary import SUMMARY_DTYPE
+from fastlog.summaries.summary import SUMMARY_DTYPE
 
 HEAD: Final = np.dtype(
     [(name, SUMMARY_DTYPE[name]) for name in SUMMARY_DTYPE.names or () if name != "counts"]

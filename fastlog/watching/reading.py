@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from fastlog.tensors import is_packed
+from fastlog.summaries.tensors import is_packed
 from fastlog.watching.series import GRADIENTS, UPDATES, WEIGHTS
 
 Named = Sequence[tuple[str, nn.Parameter]]

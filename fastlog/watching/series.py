@@ -15,7 +15,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from fastlog.distributed.records import Record
 from fastlog.events import HISTOGRAM, RAW, SCALAR, Item
-from fastlog.summary import SUMMARY_DTYPE, TensorSummary
+from fastlog.summaries.summary import SUMMARY_DTYPE, TensorSummary
 from fastlog.tags import clean_tag
 from fastlog.watching.select import layer_of
 

@@ -17,8 +17,8 @@ from fastlog.common.no_compile import eager, eager_methods
 from fastlog.common.notices import SinkError
 from fastlog.distributed.records import Merged, Record
 from fastlog.events import JOB
-from fastlog.summarize import NoRoom, pack_many, refuse_captured
-from fastlog.tensors import view_of
+from fastlog.summaries.engines import NoRoom, pack_many, refuse_captured
+from fastlog.summaries.tensors import view_of
 from fastlog.watching import reading, select, series
 from fastlog.watching.activations import Taps
 from fastlog.watching.budget import Budget

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from cuda_on_cpu import build
 
-from fastlog.summary import EDGES, SUMMARY_DTYPE
-from fastlog.tensors import _CODES
+from fastlog.summaries.summary import EDGES, SUMMARY_DTYPE
+from fastlog.summaries.tensors import _CODES
 
 CODES = _CODES
 DTYPES = list(_CODES)

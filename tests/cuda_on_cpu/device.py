@@ -1,7 +1,7 @@
 """A device whose memory is host memory and whose streams run late, on another thread, in any legal order.
 
-It stands in for `fastlog.transfer.CudaRuntime`. What the code under test may not do shows at once: memory
-that was let go is overwritten (device memory in stream order, pinned memory at once), nothing runs before the
+It stands in for `fastlog.summaries.cuda.runtime.CudaRuntime`. What the code under test may not do shows at
+once: memory that was let go is overwritten (device memory in stream order, pinned memory at once), nothing runs before the
 device's thread gets to it, and waiting on a thread that must not wait raises.
 """
 
@@ -124,7 +124,7 @@ class LateEvent:
 
 
 class LateRuntime:
-    """`fastlog.transfer.Runtime` on a `LateDevice`. ``failure``: what the device's work meets from now on."""
+    """A `Runtime` on a `LateDevice`. ``failure``: what the device's work meets from now on."""
 
     def __init__(self, module: ModuleType, seed: int = 0) -> None:
         self.module = module

@@ -10,9 +10,9 @@ import torch
 from cuda_on_cpu.device import LateRuntime
 
 import fastlog
-from fastlog.summary import TensorSummary
-from fastlog.tensors import view_of
-from fastlog.transfer import Flight, Row, Transfers
+from fastlog.summaries.cuda.transfers import Flight, Row, Transfers
+from fastlog.summaries.summary import TensorSummary
+from fastlog.summaries.tensors import view_of
 
 
 def transfers_on(runtime: LateRuntime, **settings: int) -> Transfers:

@@ -23,11 +23,11 @@ from cuda_on_cpu.device import LateEvent
 from cuda_on_cpu.late_tensor import LateTensor, Ordinal, poison
 from torch.utils._pytree import tree_map
 
-import fastlog.devices
 import fastlog.snapshots
-import fastlog.tensors
+import fastlog.summaries.cuda.devices
+import fastlog.summaries.tensors
 from fastlog.common.notices import Relay
-from fastlog.reference import summarize_reference
+from fastlog.summaries.reference import summarize_reference
 
 
 class _Launch:
@@ -206,12 +206,12 @@ class FakeCuda:
     def patch(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Makes fastlog see these devices, and none that it has seen before."""
         monkeypatch.delenv("FASTLOG_CUDA", raising=False)
-        monkeypatch.setattr(fastlog.devices, "_module", lambda: self.as_module)
-        monkeypatch.setattr(fastlog.devices, "_engines", {})
-        monkeypatch.setattr(fastlog.devices, "_SAMPLE_BYTES", 500)  # fibers are slow
-        monkeypatch.setattr(fastlog.devices, "_said", Relay("warn"))
-        plain = (*fastlog.tensors._PLAIN_TYPES, LateTensor)
-        monkeypatch.setattr(fastlog.tensors, "_PLAIN_TYPES", plain)
+        monkeypatch.setattr(fastlog.summaries.cuda.devices, "_module", lambda: self.as_module)
+        monkeypatch.setattr(fastlog.summaries.cuda.devices, "_engines", {})
+        monkeypatch.setattr(fastlog.summaries.cuda.devices, "_SAMPLE_BYTES", 500)  # fibers are slow
+        monkeypatch.setattr(fastlog.summaries.cuda.devices, "_said", Relay("warn"))
+        plain = (*fastlog.summaries.tensors._PLAIN_TYPES, LateTensor)
+        monkeypatch.setattr(fastlog.summaries.tensors, "_PLAIN_TYPES", plain)
         monkeypatch.setattr(fastlog.snapshots, "plain_tensor", lambda tensor, name: tensor)
         monkeypatch.setattr(_SUMMARIZE, "summarize_reference", _reference)
         monkeypatch.setattr(torch, "empty", self.empty)
@@ -228,7 +228,7 @@ class FakeCuda:
 
 
 _empty = torch.empty
-_SUMMARIZE = importlib.import_module("fastlog.summarize")  # the package has a function of this name
+_SUMMARIZE = importlib.import_module("fastlog.summaries.engines")  # the package has a function of this name
 
 
 def _reference(tensor: torch.Tensor) -> fastlog.TensorSummary:
@@ -251,6 +251,6 @@ def to_host(tree: Any) -> Any:
 
 def limit_pinned_memory(nbytes: int) -> None:
     """Of each device."""
-    for engine in fastlog.devices._engines.values():
+    for engine in fastlog.summaries.cuda.devices._engines.values():
         assert engine.transfers is not None
         engine.transfers._max_bytes = nbytes

@@ -24,7 +24,7 @@ import fastlog
 from fastlog import _core
 from fastlog.events import HISTOGRAM, SCALAR
 from fastlog.sinks.tensorboardx import EventFileSink
-from fastlog.summary import EDGES, SUMMARY_DTYPE
+from fastlog.summaries.summary import EDGES, SUMMARY_DTYPE
 
 pytestmark = [
     pytest.mark.soak,

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from fastlog.cuda_runtime import Event, Memory, Row, Runtime
+from fastlog.summaries.cuda.runtime import Event, Memory, Row, Runtime
 
 if TYPE_CHECKING:
     import fastlog._cuda as _cuda

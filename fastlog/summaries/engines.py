@@ -9,12 +9,12 @@ import torch
 
 from fastlog.common.native import core
 from fastlog.common.no_compile import eager
-from fastlog.cuda_runtime import is_capturing
-from fastlog.devices import transfers_of
-from fastlog.reference import summarize_reference
-from fastlog.summary import TensorSummary
-from fastlog.tensors import View, is_tensor_like, view_of, with_zeros
-from fastlog.transfer import CAPTURED, Flight, Transfers
+from fastlog.summaries.cuda.devices import transfers_of
+from fastlog.summaries.cuda.runtime import is_capturing
+from fastlog.summaries.cuda.transfers import CAPTURED, Flight, Transfers
+from fastlog.summaries.reference import summarize_reference
+from fastlog.summaries.summary import TensorSummary
+from fastlog.summaries.tensors import View, is_tensor_like, view_of, with_zeros
 
 
 class NoRoom(Exception):

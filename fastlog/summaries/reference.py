@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from fastlog.summary import EDGES, SUMMARY_DTYPE, TensorSummary
+from fastlog.summaries.summary import EDGES, SUMMARY_DTYPE, TensorSummary
 
 _BLOCK = 1 << 22  # values widened at a time
 

@@ -17,9 +17,9 @@ import numpy as np
 
 from fastlog.common.native import core
 from fastlog.common.notices import Relay
-from fastlog.cuda_runtime import CudaRuntime, Runtime, is_capturing
-from fastlog.summary import TensorSummary
-from fastlog.transfer import CAPTURED, Transfers
+from fastlog.summaries.cuda.runtime import CudaRuntime, Runtime, is_capturing
+from fastlog.summaries.cuda.transfers import CAPTURED, Transfers
+from fastlog.summaries.summary import TensorSummary
 
 HOW_TO_BUILD = (
     "`FASTLOG_CUDA=on pip install .` in fastlog's checkout builds it; needs CUDA's compiler, nvcc "
