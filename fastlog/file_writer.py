@@ -14,10 +14,10 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.writer import DummyFileWriter
 
-from fastlog.async_queue import AsyncQueue
 from fastlog.common.native import core
-from fastlog.events import JOB, RAW, Item
-from fastlog.sinks.base import Sink
+from fastlog.events.items import JOB, RAW, Item
+from fastlog.events.queue import AsyncQueue
+from fastlog.events.sinks.sink import Sink
 from fastlog.snapshots import as_float, as_int
 
 EVENT_BYTES = 200  # of Python objects around an event that waits
@@ -156,7 +156,7 @@ class FileWriter(tensorboardX.FileWriter):  # type: ignore[misc]
         return stamp(step, walltime)
 
     def put(self, item: Item, nbytes: int, first_to_go: bool = False, since: float | None = None) -> None:
-        """Enqueues an item of :mod:`fastlog.events`; see ``EventWriter.put``.
+        """Enqueues an item of :mod:`fastlog.events.items`; see ``EventWriter.put``.
 
         Where another tool has replaced one of tensorboardX's methods, the events go through these, at once.
         """

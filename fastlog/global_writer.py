@@ -13,7 +13,7 @@ import tensorboardX
 
 from fastlog.bad_values import BadValues
 from fastlog.common.no_compile import eager_methods
-from fastlog.events import JOB, Item
+from fastlog.events.items import JOB, Item
 from fastlog.file_writer import FileWriter
 from fastlog.writer import SummaryWriter
 

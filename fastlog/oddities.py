@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 from fastlog.bad_values import BadValues
-from fastlog.events import HISTOGRAM, SCALAR, Item
+from fastlog.events.items import HISTOGRAM, SCALAR, Item
 from fastlog.summaries.engines import Packed
 
 COUNTS = struct.Struct("<16xqqq56xq")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastlog.events import JOB, SCALAR, Item
+from fastlog.events.items import JOB, SCALAR, Item
 from fastlog.snapshots import Snapshot, as_float, take_one
 from fastlog.summaries.engines import Later, NoRoom, start
 from fastlog.summaries.summary import TensorSummary

@@ -10,8 +10,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from types import FrameType
 
-from fastlog.async_queue import live_queues
 from fastlog.common.notices import FastlogWarning
+from fastlog.events.queue import live_queues
 
 _FLUSH_SECS = 5.0  # for all writers together: schedulers kill soon after they have asked
 

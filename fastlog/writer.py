@@ -16,7 +16,7 @@ from fastlog import histograms
 from fastlog.bad_values import at_place
 from fastlog.common.no_compile import eager_methods
 from fastlog.distributed.shards import is_dtensor
-from fastlog.events import HISTOGRAM, JOB, RAW, SCALAR, Item
+from fastlog.events.items import HISTOGRAM, JOB, RAW, SCALAR, Item
 from fastlog.file_writer import EVENT_BYTES
 from fastlog.media import use_tensor
 from fastlog.oddities import COUNTS, later_items, oddities

@@ -13,13 +13,13 @@ import numpy as np
 import tensorboardX
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from fastlog.async_queue import AsyncQueue
 from fastlog.bad_values import BadValues, Guard
 from fastlog.distributed.ranks import own_directory
-from fastlog.events import JOB, RAW, Item
+from fastlog.events.items import JOB, RAW, Item
+from fastlog.events.queue import AsyncQueue
+from fastlog.events.sinks.event_files import EventFileSink
+from fastlog.events.sinks.sink import Sink
 from fastlog.file_writer import FileWriter, NullFileWriter
-from fastlog.sinks.base import Sink
-from fastlog.sinks.tensorboardx import EventFileSink
 from fastlog.snapshots import Snapshot
 from fastlog.summaries.cuda import devices
 from fastlog.tags import CLEAN_TAGS, checked_tag, subdirectory

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from queue_doubles import make_queue
 
-from fastlog.events import SCALAR
-from fastlog.sinks.tensorboardx import EventFileSink
+from fastlog.events.items import SCALAR
+from fastlog.events.sinks.event_files import EventFileSink
 
 
 @contextlib.contextmanager

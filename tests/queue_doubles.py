@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fastlog.async_queue import AsyncQueue
-from fastlog.events import SCALAR, Item
-from fastlog.sinks.memory import MemorySink
+from fastlog.events.items import SCALAR, Item
+from fastlog.events.queue import AsyncQueue
+from fastlog.events.sinks.memory import MemorySink
 
 
 class Clock:

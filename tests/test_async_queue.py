@@ -7,10 +7,11 @@ import threading
 import pytest
 from queue_doubles import Clock, ManualQueue, OpenableSink, make_queue, scalar, until
 
-from fastlog import async_queue, queue_worker
 from fastlog.common.notices import FastlogWarning, SinkError
-from fastlog.events import HISTOGRAM, SCALAR
-from fastlog.sinks.memory import MemorySink
+from fastlog.events.items import HISTOGRAM, SCALAR
+from fastlog.events.items import queue as async_queue
+from fastlog.events.items import worker as queue_worker
+from fastlog.events.sinks.memory import MemorySink
 
 
 def steps(sink: MemorySink) -> list[int]:

@@ -23,8 +23,8 @@ from transformers import AutoModel
 
 import fastlog
 from fastlog import _core
-from fastlog.events import HISTOGRAM
-from fastlog.sinks.tensorboardx import EventFileSink
+from fastlog.events.items import HISTOGRAM
+from fastlog.events.sinks.event_files import EventFileSink
 
 contents = st.tuples(st.sampled_from(CONTENTS), st.integers(1, 3000), st.integers(0, 2**32 - 1))
 

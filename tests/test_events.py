@@ -18,7 +18,7 @@ from tensorboardX.record_writer import RecordWriter, masked_crc32c
 from tensorboardX.summary import make_histogram
 
 from fastlog import _core
-from fastlog.events import HISTOGRAM, RAW, SCALAR
+from fastlog.events.items import HISTOGRAM, RAW, SCALAR
 from fastlog.summaries.summary import EDGES, SUMMARY_DTYPE
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)

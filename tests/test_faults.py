@@ -22,7 +22,7 @@ from queue_doubles import make_queue, scalar, until
 from sink_files import events_in, files_in, scalars_in, steps_in
 
 from fastlog.common.notices import FastlogWarning
-from fastlog.sinks.tensorboardx import EventFileSink
+from fastlog.events.sinks.event_files import EventFileSink
 
 # Python warns about forks of threaded processes, which is what these tests are about.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -89,7 +89,7 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path):
     code = """
         import sys
         from queue_doubles import make_queue, scalar
-        from fastlog.sinks.tensorboardx import EventFileSink
+        from fastlog.events.sinks.event_files import EventFileSink
         sink, queue = EventFileSink(sys.argv[1]), make_queue()
         step = 0
         print("ready", flush=True)

@@ -14,10 +14,10 @@ from remote_store import Store
 from sink_files import files_in, steps_in
 from tensorboardX import record_writer
 
-from fastlog.async_queue import AsyncQueue
-from fastlog.events import JOB
-from fastlog.queue_worker import QueueWorker
-from fastlog.sinks.tensorboardx import EventFileSink
+from fastlog.events.items import JOB
+from fastlog.events.queue import AsyncQueue
+from fastlog.events.sinks.event_files import EventFileSink
+from fastlog.events.worker import QueueWorker
 
 # Python warns about forks of threaded processes, which is what these tests are about.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from queue_doubles import ManualQueue, OpenableSink, make_queue, scalar
 
-from fastlog import async_queue, backlog, delivery, queue_worker, signals
+from fastlog import signals
 from fastlog.common import notices
-from fastlog.events import JOB
+from fastlog.events.items import JOB, backlog, delivery
+from fastlog.events.items import queue as async_queue
+from fastlog.events.items import worker as queue_worker
 
 OURS = {module.__file__ for module in (async_queue, backlog, delivery, queue_worker, notices)}
 

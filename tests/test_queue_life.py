@@ -17,11 +17,11 @@ import weakref
 import pytest
 from queue_doubles import ManualQueue, OpenableSink, make_queue, scalar, until
 
-from fastlog.async_queue import AsyncQueue
 from fastlog.common.notices import FastlogWarning, SinkError
-from fastlog.events import HISTOGRAM, JOB, SCALAR
-from fastlog.sinks.base import InvalidItems
-from fastlog.sinks.memory import MemorySink
+from fastlog.events.items import HISTOGRAM, JOB, SCALAR
+from fastlog.events.queue import AsyncQueue
+from fastlog.events.sinks.memory import MemorySink
+from fastlog.events.sinks.sink import InvalidItems
 
 
 def manual(**options) -> ManualQueue:
@@ -307,7 +307,7 @@ def run_python(code: str, *arguments: str, check: bool = True) -> subprocess.Com
 AT_EXIT = """
     import atexit, sys
     from queue_doubles import make_queue, scalar
-    from fastlog.sinks.memory import MemorySink
+    from fastlog.events.sinks.memory import MemorySink
     class Printing(MemorySink):
         def write(self, items):
             super().write(items)

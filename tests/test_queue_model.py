@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from queue_doubles import ManualQueue
 
-from fastlog.events import HISTOGRAM, JOB, SCALAR, Item
-from fastlog.sinks.base import InvalidItems, PartialWrite
-from fastlog.sinks.memory import MemorySink
+from fastlog.events.items import HISTOGRAM, JOB, SCALAR, Item
+from fastlog.events.sinks.memory import MemorySink
+from fastlog.events.sinks.sink import InvalidItems, PartialWrite
 
 MAX_EVENTS, MAX_BYTES = 6, 100
 

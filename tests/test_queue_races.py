@@ -8,7 +8,7 @@ import pytest
 from queue_doubles import ManualQueue, OpenableSink, make_queue, scalar, until
 
 from fastlog.common.notices import FastlogWarning
-from fastlog.queue_worker import QueueWorker
+from fastlog.events.worker import QueueWorker
 
 
 def in_thread(function, *args) -> threading.Thread:

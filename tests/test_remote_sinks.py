@@ -10,8 +10,8 @@ from remote_store import Store
 from sink_files import steps_in
 from tensorboardX import record_writer
 
-from fastlog.sinks import outputs
-from fastlog.sinks.tensorboardx import EventFileSink
+from fastlog.events.sinks import outputs
+from fastlog.events.sinks.event_files import EventFileSink
 
 
 @pytest.fixture

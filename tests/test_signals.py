@@ -20,7 +20,7 @@ LOGGING = """
     import os, signal, sys
     import fastlog
     from queue_doubles import OpenableSink, make_queue, scalar
-    from fastlog.sinks.tensorboardx import EventFileSink
+    from fastlog.events.sinks.event_files import EventFileSink
 
     sink, queue = EventFileSink(sys.argv[1]), make_queue(queue_events=1_000_000, queue_bytes=1 << 30)
     told = open(sys.argv[2], "w", buffering=1)

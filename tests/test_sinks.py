@@ -18,10 +18,10 @@ from sink_files import event_size, events_in, files_in, scalars_in, steps_in
 from tensorboardX.event_file_writer import EventFileWriter
 
 from fastlog._core import encode_events
-from fastlog.events import HISTOGRAM, RAW
-from fastlog.sinks import outputs
-from fastlog.sinks.base import InvalidItems, PartialWrite
-from fastlog.sinks.tensorboardx import EventFileSink
+from fastlog.events.items import HISTOGRAM, RAW
+from fastlog.events.sinks import outputs
+from fastlog.events.sinks.event_files import EventFileSink
+from fastlog.events.sinks.sink import InvalidItems, PartialWrite
 
 
 @pytest.fixture(params=[True, False], ids=["stays open", "open for each write"], autouse=True)

@@ -18,7 +18,8 @@ from queue_doubles import until
 from torch.utils.data import DataLoader, Dataset
 
 import fastlog
-from fastlog import bad_values, queue_worker, tags
+from fastlog import bad_values, tags
+from fastlog.events.items import worker as queue_worker
 
 
 def test_a_hundred_writers_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,7 @@ std::int64_t to_int64(PyObject* object) {
   return value;
 }
 
-// A tuple of fastlog/events.py, kinds SCALAR, HISTOGRAM and RAW.
+// A tuple of fastlog/events/items.py, kinds SCALAR, HISTOGRAM and RAW.
 EventView view_item(PyObject* item, std::vector<py::object>& keep) {
   if (!PyTuple_Check(item) || PyTuple_GET_SIZE(item) < 2) throw py::type_error("fastlog: an event must be a tuple");
   const auto field = [item](Py_ssize_t i) { return PyTuple_GET_ITEM(item, i); };

@@ -14,7 +14,7 @@ from tensorboardX import summary as tbx
 from tensorboardX.proto.event_pb2 import Event
 
 from fastlog.distributed.records import Record
-from fastlog.events import HISTOGRAM, RAW, SCALAR, Item
+from fastlog.events.items import HISTOGRAM, RAW, SCALAR, Item
 from fastlog.summaries.summary import SUMMARY_DTYPE, TensorSummary
 from fastlog.tags import clean_tag
 from fastlog.watching.select import layer_of

@@ -1,8 +1,8 @@
 """A device whose memory is host memory and whose streams run late, on another thread, in any legal order.
 
 It stands in for `fastlog.summaries.cuda.runtime.CudaRuntime`. What the code under test may not do shows at
-once: memory that was let go is overwritten (device memory in stream order, pinned memory at once), nothing runs before the
-device's thread gets to it, and waiting on a thread that must not wait raises.
+once: memory that was let go is overwritten (device memory in stream order, pinned memory at once), nothing
+runs before the device's thread gets to it, and waiting on a thread that must not wait raises.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 import fastlog
-from fastlog.events import SCALAR, Item
+from fastlog.events.items import SCALAR, Item
 from fastlog.watching.observers import LoggedStep
 
 

@@ -22,8 +22,8 @@ from sink_files import events_in, files_in
 
 import fastlog
 from fastlog import _core
-from fastlog.events import HISTOGRAM, SCALAR
-from fastlog.sinks.tensorboardx import EventFileSink
+from fastlog.events.items import HISTOGRAM, SCALAR
+from fastlog.events.sinks.event_files import EventFileSink
 from fastlog.summaries.summary import EDGES, SUMMARY_DTYPE
 
 pytestmark = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from fastlog.events import Item
+from fastlog.events.items import Item
 
 
 class Sink(Protocol):

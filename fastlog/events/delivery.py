@@ -6,9 +6,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from fastlog.backlog import ITEM, SINK, Entry
-from fastlog.events import HISTOGRAM, JOB, SCALAR, Item
-from fastlog.sinks.base import InvalidItems, PartialWrite, Sink
+from fastlog.events.backlog import ITEM, SINK, Entry
+from fastlog.events.items import HISTOGRAM, JOB, SCALAR, Item
+from fastlog.events.sinks.sink import InvalidItems, PartialWrite, Sink
 
 
 @dataclass

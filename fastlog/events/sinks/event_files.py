@@ -14,9 +14,9 @@ from typing import Any
 from tensorboardX.proto.event_pb2 import Event
 
 from fastlog.common.native import core
-from fastlog.events import RAW, Item
-from fastlog.sinks.base import InvalidItems, PartialWrite
-from fastlog.sinks.outputs import Output, open_output
+from fastlog.events.items import RAW, Item
+from fastlog.events.sinks.outputs import Output, open_output
+from fastlog.events.sinks.sink import InvalidItems, PartialWrite
 
 _file_numbers = itertools.count()
 _sinks: weakref.WeakSet[EventFileSink] = weakref.WeakSet()
@@ -56,7 +56,7 @@ class EventFileSink:
         return self._logdir
 
     def write(self, items: Sequence[Item]) -> None:
-        """Appends the items' records in one write; see :class:`fastlog.sinks.base.Sink`."""
+        """Appends the items' records in one write; see :class:`fastlog.events.sinks.sink.Sink`."""
         records = _encode(items, self._compact)
         if self._output is not None and self._output.damaged:
             self._output.abandon(delete=self._fresh)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from operator import itemgetter
 from typing import Final, TypeAlias
 
-from fastlog.events import JOB, Item
-from fastlog.sinks.base import Sink
+from fastlog.events.items import JOB, Item
+from fastlog.events.sinks.sink import Sink
 
 Entry: TypeAlias = tuple[int, Sink, Item, int, float, bool]
 """(number, sink, item, bytes held, clock when it came, whether it goes first)"""

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Literal
 
-from fastlog.backlog import Backlog
 from fastlog.common.notices import Relay
-from fastlog.delivery import Delivery, Outcome
+from fastlog.events.backlog import Backlog
+from fastlog.events.delivery import Delivery, Outcome
 
 _BATCH_SECS = 0.05  # an event waits this long for company ...
 _CROWD_EVENTS, _CROWD_BYTES = 8192, 16 << 20  # ... unless so much, or half of what the queue may hold, waits
@@ -29,7 +29,7 @@ _DROPPED_SECS = 1.0  # at most one point of that series in this time
 
 @dataclass(frozen=True)
 class QueueOptions:
-    """The arguments of :class:`fastlog.async_queue.AsyncQueue`, checked.
+    """The arguments of :class:`fastlog.events.queue.AsyncQueue`, checked.
 
     Raises:
         ValueError: a limit is not positive, a time is negative, one is no number, or a name is unknown.

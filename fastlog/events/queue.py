@@ -14,9 +14,9 @@ from collections.abc import Callable
 from multiprocessing.util import Finalize, register_after_fork
 from typing import Any, Literal
 
-from fastlog.events import Item
-from fastlog.queue_worker import QueueOptions, QueueWorker, WorkerThread
-from fastlog.sinks.base import Sink
+from fastlog.events.items import Item
+from fastlog.events.sinks.sink import Sink
+from fastlog.events.worker import QueueOptions, QueueWorker, WorkerThread
 
 _CLOSE_GRACE = 5.0  # how long close() goes on trying a sink in trouble
 _HANG_SECS = 120.0  # flush() and close() wait no longer for a sink that finishes nothing
@@ -82,7 +82,7 @@ class AsyncQueue(QueueWorker):
     def put(
         self, sink: Sink, item: Item, nbytes: int, first_to_go: bool = False, since: float | None = None
     ) -> None:
-        """Enqueues an item of :mod:`fastlog.events`.
+        """Enqueues an item of :mod:`fastlog.events.items`.
 
         Args:
             nbytes: what it holds in memory, for ``queue_bytes``.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fastlog.events import Item
+from fastlog.events.items import Item
 
 
 class MemorySink:

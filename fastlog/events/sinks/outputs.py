@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from tensorboardX.record_writer import REGISTERED_FACTORIES, GCSRecordWriter, S3RecordWriter
 
-from fastlog.sinks.base import PartialWrite
+from fastlog.events.sinks.sink import PartialWrite
 
 _PART_BYTES = 32 << 20
 _FRAME = 16  # bytes around an event in its record
