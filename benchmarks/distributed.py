@@ -22,7 +22,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from fastlog.distributed.merger import Contribution, Merger
-from fastlog.distributed.records import Record, encode
+from fastlog.distributed.parts import Record, encode
 from fastlog.summaries.engines import pack_many
 
 

@@ -8,9 +8,9 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
+from fastlog.distributed.directories import rank_directory
 from fastlog.distributed.merger import Contribution, Merger
-from fastlog.distributed.ranks import rank_directory
-from fastlog.distributed.records import Merged, Record
+from fastlog.distributed.parts import Merged, Record
 from fastlog.distributed.shards import is_whole, mesh_ranks, own_part
 from fastlog.pages import PageWriter
 from fastlog.summaries.engines import Packed, pack_one

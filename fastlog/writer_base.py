@@ -14,7 +14,7 @@ import tensorboardX
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from fastlog.bad_values import BadValues, Guard
-from fastlog.distributed.ranks import own_directory
+from fastlog.distributed.directories import own_directory
 from fastlog.events.items import JOB, RAW, Item
 from fastlog.events.queue import AsyncQueue
 from fastlog.events.sinks.event_files import EventFileSink

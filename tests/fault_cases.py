@@ -16,7 +16,7 @@ from torch.distributed.tensor import Shard, distribute_tensor
 
 import fastlog
 from fastlog.distributed import merger
-from fastlog.distributed.records import Record
+from fastlog.distributed.parts import Record
 
 
 def sharded(tensor: torch.Tensor) -> nn.Parameter:

@@ -13,7 +13,7 @@ from oracles import assert_summary, exact_fields
 
 import fastlog
 from fastlog import TensorSummary
-from fastlog.distributed.records import Record, decode, encode, is_empty, merge
+from fastlog.distributed.parts import Record, decode, encode, is_empty, merge
 from fastlog.summaries.summary import merge_packed
 
 EXACT = list(exact_fields(np.empty(0)))

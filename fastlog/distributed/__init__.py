@@ -2,4 +2,6 @@
 
 ``shards`` says which part of a tensor this rank has to count, ``exchange`` is the one collective, ``merger``
 the thread that takes part in it, so that training never waits.
+
+Knows torch.distributed and summaries. Knows no event and no writer.
 """

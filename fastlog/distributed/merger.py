@@ -18,10 +18,10 @@ from typing import Any
 import torch.distributed as dist
 
 from fastlog.common.notices import BackgroundThread, FastlogWarning
-from fastlog.distributed import records
+from fastlog.distributed import parts
+from fastlog.distributed.directories import rank_directory
 from fastlog.distributed.exchange import AbsentRanks, Exchange, Head, Numbering, Round
-from fastlog.distributed.ranks import rank_directory
-from fastlog.distributed.records import Merged, Record
+from fastlog.distributed.parts import Merged, Record
 
 MAX_WAITING_BYTES = 256 * 2**20
 _EXIT_SECS = 10.0  # the end of a process waits no longer for the other ranks
@@ -201,7 +201,7 @@ class Merger:
         if not exchange.has_met:
             exchange.meet(self._timeout, self.logdir)
             self.logdir = exchange.greeting
-        payload = records.encode(mine.records, mine.numbers)
+        payload = parts.encode(mine.records, mine.numbers)
         head = mine.head(payload)
         while True:
             result = exchange.round(head, payload)
@@ -229,8 +229,8 @@ class Merger:
     def _deliver(self, contribution: Contribution, result: Round) -> None:
         try:
             payloads = zip(self._ranks, result.payloads, strict=True)
-            brought = {rank: records.decode(payload) for rank, payload in payloads}
-            merged = records.merge({rank: found for rank, (found, _) in brought.items()})
+            brought = {rank: parts.decode(payload) for rank, payload in payloads}
+            merged = parts.merge({rank: found for rank, (found, _) in brought.items()})
             self._report(contribution, merged)
             contribution.deliver(merged, {rank: numbers for rank, (_, numbers) in brought.items()})
         except Exception as error:
@@ -238,7 +238,7 @@ class Merger:
                 "deliver", f"fastlog: merged summaries cannot be logged: {type(error).__name__}: {error}"
             )
 
-    def _report(self, contribution: Contribution, merged: records.Merged) -> None:
+    def _report(self, contribution: Contribution, merged: parts.Merged) -> None:
         with self._lock:
             self._counts["differing"] += len(merged.differing)
             self._counts["incomplete"] += len(merged.incomplete)

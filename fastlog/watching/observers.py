@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from torch.optim import Optimizer
 
-from fastlog.distributed.records import Merged
+from fastlog.distributed.parts import Merged
 from fastlog.events.items import Item
 from fastlog.watching.reading import Named
 from fastlog.watching.series import Observe, Summaries

@@ -11,7 +11,7 @@ from torch import nn
 
 from fastlog.distributed import shards
 from fastlog.distributed.merger import Contribution, Merger, Numbers
-from fastlog.distributed.records import Merged, Record
+from fastlog.distributed.parts import Merged, Record
 from fastlog.watching.reading import Reading
 from fastlog.watching.series import ACTIVATION_GRADIENTS, ACTIVATIONS
 from fastlog.writer import SummaryWriter

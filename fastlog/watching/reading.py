@@ -16,7 +16,7 @@ Named = Sequence[tuple[str, nn.Parameter]]
 
 
 class Reading(NamedTuple):
-    """A tensor to be summarised, and where it belongs (see ``distributed.records.Record``)."""
+    """A tensor to be summarised, and where it belongs (see ``distributed.parts.Record``)."""
 
     kind: str
     name: str

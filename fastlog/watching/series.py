@@ -13,7 +13,7 @@ import numpy.typing as npt
 from tensorboardX import summary as tbx
 from tensorboardX.proto.event_pb2 import Event
 
-from fastlog.distributed.records import Record
+from fastlog.distributed.parts import Record
 from fastlog.events.items import HISTOGRAM, RAW, SCALAR, Item
 from fastlog.summaries.summary import SUMMARY_DTYPE, TensorSummary
 from fastlog.tags import clean_tag

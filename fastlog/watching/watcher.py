@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from fastlog.common.no_compile import eager, eager_methods
 from fastlog.common.notices import SinkError
-from fastlog.distributed.records import Merged, Record
+from fastlog.distributed.parts import Merged, Record
 from fastlog.events.items import JOB
 from fastlog.summaries.engines import NoRoom, pack_many, refuse_captured
 from fastlog.summaries.tensors import view_of
