@@ -2,13 +2,13 @@
 
 from fastlog.common.notices import FastlogWarning
 from fastlog.custom_op import from_tensors
-from fastlog.global_writer import GlobalSummaryWriter
 from fastlog.install import install, uninstall
 from fastlog.signals import flush_on_signals
 from fastlog.summaries.engines import summarize
 from fastlog.summaries.summary import TensorSummary
 from fastlog.watching import watch
 from fastlog.writer import SummaryWriter
+from fastlog.writer.global_writer import GlobalSummaryWriter
 
 __all__ = [
     "FastlogWarning",

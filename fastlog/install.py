@@ -9,9 +9,9 @@ from typing import Any
 
 import tensorboardX
 
-from fastlog.global_writer import GlobalSummaryWriter
-from fastlog.tags import VERBATIM_TAGS, subdirectory
 from fastlog.writer import SummaryWriter
+from fastlog.writer.global_writer import GlobalSummaryWriter
+from fastlog.writer.tags import VERBATIM_TAGS, subdirectory
 
 
 class TorchSummaryWriter(SummaryWriter):

@@ -15,8 +15,8 @@ import pytest
 import torch
 from event_files import log
 
-from fastlog import snapshots
-from fastlog.snapshots import Snapshot
+from fastlog.writer.encode import snapshots
+from fastlog.writer.encode.snapshots import Snapshot
 
 Calls = Callable[[Any, Callable[[torch.Tensor], torch.Tensor]], object]
 

@@ -105,7 +105,7 @@ if __name__ == "__main__":
 
 def test_one_for_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("fastlog.global_writer._writer", None)
+    monkeypatch.setattr("fastlog.writer.global_writer._writer", None)
     writer = fastlog.GlobalSummaryWriter.getSummaryWriter()
     assert fastlog.GlobalSummaryWriter.getSummaryWriter() is writer
     writer.add_scalar("a", 1.0)

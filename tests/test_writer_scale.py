@@ -18,8 +18,8 @@ from queue_doubles import until
 from torch.utils.data import DataLoader, Dataset
 
 import fastlog
-from fastlog import bad_values, tags
-from fastlog.events.items import worker as queue_worker
+from fastlog.events import worker as queue_worker
+from fastlog.writer.summary_writer import bad_values, tags
 
 
 def test_a_hundred_writers_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

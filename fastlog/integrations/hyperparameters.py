@@ -7,8 +7,8 @@ from typing import Any
 
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
-from fastlog import hparams
 from fastlog.writer import SummaryWriter
+from fastlog.writer.encode import hparams
 
 # ``HParamInfo.differs``, a field that tensorboardX's copy of the message lacks: such columns come first.
 _DIFFERS = b"\x38\x01"

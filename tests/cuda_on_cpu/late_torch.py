@@ -23,9 +23,9 @@ from cuda_on_cpu.device import LateEvent
 from cuda_on_cpu.late_tensor import LateTensor, Ordinal, poison
 from torch.utils._pytree import tree_map
 
-import fastlog.snapshots
 import fastlog.summaries.cuda.devices
 import fastlog.summaries.tensors
+import fastlog.writer.encode.snapshots
 from fastlog.common.notices import Relay
 from fastlog.summaries.reference import summarize_reference
 
@@ -212,7 +212,7 @@ class FakeCuda:
         monkeypatch.setattr(fastlog.summaries.cuda.devices, "_said", Relay("warn"))
         plain = (*fastlog.summaries.tensors._PLAIN_TYPES, LateTensor)
         monkeypatch.setattr(fastlog.summaries.tensors, "_PLAIN_TYPES", plain)
-        monkeypatch.setattr(fastlog.snapshots, "plain_tensor", lambda tensor, name: tensor)
+        monkeypatch.setattr(fastlog.writer.encode.snapshots, "plain_tensor", lambda tensor, name: tensor)
         monkeypatch.setattr(_SUMMARIZE, "summarize_reference", _reference)
         monkeypatch.setattr(torch, "empty", self.empty)
         stand_ins = {

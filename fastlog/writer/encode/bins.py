@@ -8,8 +8,8 @@ from typing import Any, SupportsBytes
 import numpy as np
 from tensorboardX.proto.summary_pb2 import HistogramProto
 
-from fastlog.snapshots import Snapshot, as_int, take
 from fastlog.summaries.summary import EDGES, TensorSummary
+from fastlog.writer.encode.snapshots import Snapshot, as_int, take
 
 MAX_ESTIMATED_BINS = 65_536
 _MAX_BINS = 2**24

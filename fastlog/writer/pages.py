@@ -10,11 +10,11 @@ from typing import Any
 
 from tensorboardX import summary as tbx
 
-from fastlog import hparams, layouts
-from fastlog.file_writer import FileWriter, NullFileWriter
-from fastlog.media_writer import MediaWriter
-from fastlog.scalars import scalar_item
-from fastlog.tags import checked_tag
+from fastlog.writer.encode import hparams, layouts
+from fastlog.writer.file_writer import FileWriter, NullFileWriter
+from fastlog.writer.media import MediaWriter
+from fastlog.writer.scalars import scalar_item
+from fastlog.writer.tags import checked_tag
 
 
 class PageWriter(MediaWriter):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import struct
 
-from fastlog.bad_values import BadValues
 from fastlog.events.items import HISTOGRAM, SCALAR, Item
 from fastlog.summaries.engines import Packed
+from fastlog.writer.bad_values import BadValues
 
 COUNTS = struct.Struct("<16xqqq56xq")
 """nan, pos_inf, neg_inf and num in the head of a packed summary."""

@@ -12,21 +12,21 @@ from tensorboardX import summary as tbx
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.summary_pb2 import Summary
 
-from fastlog import histograms
-from fastlog.bad_values import at_place
 from fastlog.common.no_compile import eager_methods
 from fastlog.distributed.shards import is_dtensor
 from fastlog.events.items import HISTOGRAM, JOB, RAW, SCALAR, Item
-from fastlog.file_writer import EVENT_BYTES
-from fastlog.media import use_tensor
-from fastlog.oddities import COUNTS, later_items, oddities
-from fastlog.scalars import scalar_item, take_number
-from fastlog.sharded_writer import ShardedWriter
-from fastlog.snapshots import MAX_INT, as_float, no_value, take, take_one
 from fastlog.summaries.engines import Packed, pack_one
 from fastlog.summaries.summary import TensorSummary
-from fastlog.tags import checked_tag
-from fastlog.writer_base import unless_comet
+from fastlog.writer.bad_values import at_place
+from fastlog.writer.base import unless_comet
+from fastlog.writer.encode.bins import checked_bins, of_packed, of_snapshot
+from fastlog.writer.encode.media import use_tensor
+from fastlog.writer.encode.snapshots import MAX_INT, as_float, no_value, take, take_one
+from fastlog.writer.file_writer import EVENT_BYTES
+from fastlog.writer.oddities import COUNTS, later_items, oddities
+from fastlog.writer.scalars import scalar_item, take_number
+from fastlog.writer.sharded import ShardedWriter
+from fastlog.writer.tags import checked_tag
 
 _UNSET = ""
 
@@ -235,7 +235,7 @@ class SummaryWriter(ShardedWriter):
         self, name: str, place: str, values: Any, global_step: Any, walltime: Any, bins: Any, max_bins: Any
     ) -> None:
         try:
-            checked, limit = histograms.checked_bins(bins, max_bins)
+            checked, limit = checked_bins(bins, max_bins)
         except (TypeError, ValueError) as error:
             raise at_place(place, error) from None
         bad_values = self._bad_values
@@ -244,12 +244,12 @@ class SummaryWriter(ShardedWriter):
             if isinstance(checked, str) and checked == "tensorflow":
                 packed = self._pack(values)
                 parts = []
-                count = functools.partial(histograms.of_packed, packed, limit)
+                count = functools.partial(of_packed, packed, limit)
             else:
                 parts = [take(values, "values")]
                 tell = functools.partial(bad_values.tell, f"{place} bins")
                 count = functools.partial(
-                    histograms.of_snapshot, parts[0], checked, limit, lambda text: tell(f"{place}: {text}")
+                    of_snapshot, parts[0], checked, limit, lambda text: tell(f"{place}: {text}")
                 )
 
             def run() -> list[Item]:

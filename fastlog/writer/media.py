@@ -9,10 +9,10 @@ import torch
 from tensorboardX import summary as tbx
 from tensorboardX.utils import figure_to_image
 
-from fastlog import media
-from fastlog.snapshots import Snapshot, as_float, as_int, no_value, positive, take
-from fastlog.tags import checked_tag, subdirectory
-from fastlog.writer_base import WriterBase, unless_comet
+from fastlog.writer.base import WriterBase, unless_comet
+from fastlog.writer.encode import media
+from fastlog.writer.encode.snapshots import Snapshot, as_float, as_int, no_value, positive, take
+from fastlog.writer.tags import checked_tag, subdirectory
 
 
 class MediaWriter(WriterBase):

@@ -12,9 +12,9 @@ from fastlog.distributed.directories import rank_directory
 from fastlog.distributed.merger import Contribution, Merger
 from fastlog.distributed.parts import Merged, Record
 from fastlog.distributed.shards import is_whole, mesh_ranks, own_part
-from fastlog.pages import PageWriter
 from fastlog.summaries.engines import Packed, pack_one
 from fastlog.summaries.summary import TensorSummary
+from fastlog.writer.pages import PageWriter
 
 
 class ShardedWriter(PageWriter):

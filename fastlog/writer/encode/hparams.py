@@ -13,7 +13,7 @@ import torch
 from tensorboardX import summary as tbx
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
-from fastlog.tags import encodable, subdirectory
+from fastlog.writer.tags import encodable, subdirectory
 
 _LONGEST = 1000  # characters of a value that is shown as text
 

@@ -13,16 +13,16 @@ import numpy as np
 import tensorboardX
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from fastlog.bad_values import BadValues, Guard
 from fastlog.distributed.directories import own_directory
 from fastlog.events.items import JOB, RAW, Item
 from fastlog.events.queue import AsyncQueue
 from fastlog.events.sinks.event_files import EventFileSink
 from fastlog.events.sinks.sink import Sink
-from fastlog.file_writer import FileWriter, NullFileWriter
-from fastlog.snapshots import Snapshot
 from fastlog.summaries.cuda import devices
-from fastlog.tags import CLEAN_TAGS, checked_tag, subdirectory
+from fastlog.writer.bad_values import BadValues, Guard
+from fastlog.writer.encode.snapshots import Snapshot
+from fastlog.writer.file_writer import FileWriter, NullFileWriter
+from fastlog.writer.tags import CLEAN_TAGS, checked_tag, subdirectory
 
 P = ParamSpec("P")
 

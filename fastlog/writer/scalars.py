@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from fastlog.events.items import JOB, SCALAR, Item
-from fastlog.snapshots import Snapshot, as_float, take_one
 from fastlog.summaries.engines import Later, NoRoom, start
 from fastlog.summaries.summary import TensorSummary
+from fastlog.writer.encode.snapshots import Snapshot, as_float, take_one
 
 
 class NumberInFlight(Snapshot):

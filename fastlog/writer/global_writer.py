@@ -11,11 +11,11 @@ from typing import Any
 
 import tensorboardX
 
-from fastlog.bad_values import BadValues
 from fastlog.common.no_compile import eager_methods
 from fastlog.events.items import JOB, Item
-from fastlog.file_writer import FileWriter
 from fastlog.writer import SummaryWriter
+from fastlog.writer.bad_values import BadValues
+from fastlog.writer.file_writer import FileWriter
 
 _LOCK_SECS = 5.0  # a process that has the pipe for longer waits for a parent that is busy, or was killed
 _DRAIN_SECS = 60.0

@@ -18,8 +18,8 @@ from tensorboardX.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboardX.proto.tensor_pb2 import TensorProto
 from tensorboardX.proto.tensor_shape_pb2 import TensorShapeProto
 
-from fastlog.snapshots import Snapshot, no_value, take
-from fastlog.tags import encodable
+from fastlog.writer.encode.snapshots import Snapshot, no_value, take
+from fastlog.writer.tags import encodable
 
 Array = np.ndarray[Any, Any]
 

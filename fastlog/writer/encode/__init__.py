@@ -1,0 +1,1 @@
+"""Values as they are at the call, and on the worker their protos. Knows no queue and no writer."""
