@@ -8,9 +8,9 @@ import pytest
 from queue_doubles import Clock, ManualQueue, OpenableSink, make_queue, scalar, until
 
 from fastlog.common.notices import FastlogWarning, SinkError
+from fastlog.events import queue as async_queue
+from fastlog.events import worker as queue_worker
 from fastlog.events.items import HISTOGRAM, SCALAR
-from fastlog.events.items import queue as async_queue
-from fastlog.events.items import worker as queue_worker
 from fastlog.events.sinks.memory import MemorySink
 
 

@@ -15,7 +15,7 @@ from watch_oracle import Net, gradients, loss_of, one_thread, read, steps, train
 import fastlog.watching.watcher
 from fastlog.common.notices import FastlogWarning
 from fastlog.watching import watch
-from fastlog.watching.select import layer_of
+from fastlog.watching.selection import layer_of
 from fastlog.writer import SummaryWriter
 
 __all__ = ["one_thread", "writer"]  # fixtures

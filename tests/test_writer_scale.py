@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import fastlog
 from fastlog.events import worker as queue_worker
-from fastlog.writer.summary_writer import bad_values, tags
+from fastlog.writer import bad_values, tags
 
 
 def test_a_hundred_writers_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

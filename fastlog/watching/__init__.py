@@ -1,4 +1,7 @@
-"""Watching a model in training: ``fastlog.watch``."""
+"""Watching a model in training: ``fastlog.watch``.
+
+Knows models, optimizers and the writer. Knows no framework.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import nn
 from torch.optim import Optimizer
 
-from fastlog.watching import ranks, select, series
+from fastlog.watching import ranks, selection, series
 from fastlog.watching.budget import Budget
 from fastlog.watching.plan import Plan
 from fastlog.watching.series import LOGGABLE, STATS
@@ -138,14 +141,14 @@ def watch(
         histograms,
         _chosen("scalars", scalars, STATS),
         _chosen("tensor_scalars", tensor_scalars, STATS),
-        select.layer_of if group == "layer" else group,
+        selection.layer_of if group == "layer" else group,
         top_k,
         frozenset({series.WEIGHTS}).difference(kinds),
     )
     plan = Plan(
         frozenset(kinds),
-        select.Names(include, exclude),
-        None if modules is None else select.Names(modules, None),
+        selection.Names(include, exclude),
+        None if modules is None else selection.Names(modules, None),
         frozen,
         snapshot_bytes,
         shape,

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from fastlog.watching import select
+from fastlog.watching import selection
 from fastlog.watching.series import ACTIVATION_GRADIENTS, ACTIVATIONS
 
 See = Callable[[str, str, torch.Tensor], None]
@@ -24,7 +24,7 @@ class Taps:
 
     Args:
         model: whose modules; looked up at each ``arm``.
-        names, chosen: see ``select.modules``.
+        names, chosen: see ``selection.modules``.
         kinds: ``ACTIVATIONS``, ``ACTIVATION_GRADIENTS`` or both.
         see: gets kind, module name and tensor, which does not outlive the call.
     """
@@ -32,8 +32,8 @@ class Taps:
     def __init__(
         self,
         model: nn.Module,
-        names: select.Names,
-        chosen: select.Names | None,
+        names: selection.Names,
+        chosen: selection.Names | None,
         kinds: frozenset[str],
         see: See,
     ) -> None:
@@ -53,7 +53,7 @@ class Taps:
     def arm(self) -> None:
         """Puts the hooks in place, unless they are."""
         if not self._handles:
-            for name, module in select.modules(self._model, self._names, self._chosen):
+            for name, module in selection.modules(self._model, self._names, self._chosen):
                 self._handles.append(module.register_forward_hook(_Tap(name, self._kinds, self._pass_on)))
 
     def disarm(self) -> None:

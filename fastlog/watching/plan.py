@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fastlog.watching import select, series
+from fastlog.watching import selection, series
 
 
 @dataclass(frozen=True)
@@ -12,8 +12,8 @@ class Plan:
     """What is looked at. See ``fastlog.watch`` for the fields."""
 
     log: frozenset[str]
-    names: select.Names
-    modules: select.Names | None
+    names: selection.Names
+    modules: selection.Names | None
     frozen: bool
     snapshot_bytes: int
     shape: series.Shape

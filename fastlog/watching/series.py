@@ -16,7 +16,7 @@ from tensorboardX.proto.event_pb2 import Event
 from fastlog.distributed.parts import Record
 from fastlog.events.items import HISTOGRAM, RAW, SCALAR, Item
 from fastlog.summaries.summary import SUMMARY_DTYPE, TensorSummary
-from fastlog.watching.select import layer_of
+from fastlog.watching.selection import layer_of
 from fastlog.writer.tags import clean_tag
 
 WEIGHTS: Final = "weights"

@@ -19,7 +19,7 @@ from fastlog.distributed.parts import Merged, Record
 from fastlog.events.items import JOB
 from fastlog.summaries.engines import NoRoom, pack_many, refuse_captured
 from fastlog.summaries.tensors import view_of
-from fastlog.watching import reading, select, series
+from fastlog.watching import reading, selection, series
 from fastlog.watching.activations import Taps
 from fastlog.watching.budget import Budget
 from fastlog.watching.observers import Observer, Observers
@@ -82,7 +82,7 @@ class Watcher:
         self._taps: Taps | None = None
         if kinds := plan.log & {series.ACTIVATIONS, series.ACTIVATION_GRADIENTS}:
             self._taps = Taps(model, plan.names, plan.modules, kinds, self._see)
-            if select.compiled(model):
+            if selection.compiled(model):
                 self._say("compiled", "activations inside of what torch.compile has compiled cannot be seen")
         self._handles = [
             handle
@@ -258,7 +258,7 @@ class Watcher:
 
     def _open(self) -> Moment:
         if self._moment is None:
-            params = select.parameters(self._model, self._plan.names)
+            params = selection.parameters(self._model, self._plan.names)
             refuse_captured(param for _, param in params)
             if not self._plan.frozen:
                 params = [(name, param) for name, param in params if param.requires_grad]

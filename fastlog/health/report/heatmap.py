@@ -15,7 +15,7 @@ from fastlog.health.report.drawing import GUTTER, WIDTH, Mark, mark_line, place_
 from fastlog.health.report.markup import Html, element
 from fastlog.health.report.measures import Measure
 from fastlog.health.report.thinning import Columns, Steps, matrix
-from fastlog.watching.select import layer_of
+from fastlog.watching.selection import layer_of
 
 MOST_ROWS = 320  # tensors; more are shown by layer
 _HEIGHT = 560  # of the rows together, about

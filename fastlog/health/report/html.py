@@ -24,7 +24,7 @@ from fastlog.health.report.numbers import count, number, steps
 from fastlog.health.report.thinning import Columns, Values
 from fastlog.health.report.thinning import line as thinned
 from fastlog.health.report.words import SIGNS, headline
-from fastlog.watching.select import layer_of
+from fastlog.watching.selection import layer_of
 
 _COLUMNS = 400
 _CHART_POINTS = 600

@@ -14,7 +14,7 @@ from fastlog.health.report.markup import Html, element
 from fastlog.health.report.measures import Measure, measures
 from fastlog.health.report.numbers import count, factor, number, share
 from fastlog.health.report.thinning import line
-from fastlog.watching.select import layer_of
+from fastlog.watching.selection import layer_of
 
 _SPARK_POINTS = 60
 _SHOWN = ("update-ratio", "gradient-rms")

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlog.health.history import GRADIENTS, UPDATE_SAMPLES, UPDATES, WEIGHTS, Bools, Floats, History, Kind
-from fastlog.watching.select import layer_of
+from fastlog.watching.selection import layer_of
 
 _SUMS = ("num", "num_finite", "zeros", "sum_squares")
 

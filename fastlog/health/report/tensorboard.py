@@ -21,7 +21,7 @@ from fastlog.health.report.heatmap import MOST_ROWS, pixels, row_labels
 from fastlog.health.report.measures import Measure, measures
 from fastlog.health.report.numbers import printable, tick
 from fastlog.health.report.thinning import Columns
-from fastlog.watching.select import layer_of
+from fastlog.watching.selection import layer_of
 
 PICTURE_TAG: Final = "fastlog/health"
 _PICTURED: Final = ("gradient-rms", "update-ratio")
