@@ -46,7 +46,7 @@ bench-report: $(VENV)/bench.stamp
 
 # nvcc for every architecture; `make test` compiles for two
 cuda-matrix: $(VENV)/test.stamp
-	FASTLOG_TEST_CUDA_ARCHS=all $(BIN)/python -m pytest tests/test_cuda_build.py
+	FASTLOG_TEST_CUDA_ARCHS=all $(BIN)/python -m pytest tests/cuda/test_cuda_build.py
 
 # On a machine with a GPU: builds the engine for it, tests it there, and writes docs/gpu.md
 gpu-check: export FASTLOG_CUDA = on
@@ -58,7 +58,7 @@ gpu-check: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -m cuda -v $(ARGS)
 	if command -v compute-sanitizer; then for tool in memcheck racecheck synccheck; do \
 	  compute-sanitizer --tool $$tool --error-exitcode 1 \
-	    $(BIN)/python -m pytest tests/test_cuda_device.py -m cuda -k sanitizer || exit 1; done; \
+	    $(BIN)/python -m pytest tests/cuda/test_cuda_device.py -m cuda -k sanitizer || exit 1; done; \
 	else echo "compute-sanitizer is not installed: its checks are left out"; fi
 	$(BIN)/python benchmarks/gpu.py --out docs/gpu.md
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import fault_cases
 import pytest
 import rank_cases
-from ranks import run_ranks
+from run_ranks import run_ranks
 from watch_oracle import read, weight_steps
 
 
@@ -103,7 +103,7 @@ def test_an_interrupted_rank_ends_at_once_and_says_what_is_lost(tmp_path: Path) 
     zero, one = (
         subprocess.Popen(
             [sys.executable, "-c", _PROGRAM, str(rank), str(tmp_path)],
-            cwd=Path(__file__).parent,
+            cwd=Path(fault_cases.__file__).parent,
             stderr=subprocess.PIPE,
             text=True,
         )

@@ -1,6 +1,6 @@
 """Compiles the kernels with nvcc for one architecture and reads ptxas's report and the machine code.
 
-``python tests/cuda_on_cpu/sass.py 80 90`` prints the table of docs/cuda.md.
+``python tests/support/cuda_on_cpu/sass.py 80 90`` prints the table of docs/cuda.md.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-CSRC = Path(__file__).resolve().parent.parent.parent / "csrc"
+CSRC = Path(__file__).resolve().parents[3] / "csrc"
 ALL_ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
 
 

@@ -40,6 +40,11 @@ def forked(function: Callable[[], object]) -> Iterator[int]:
             os.waitpid(pid, 0)
 
 
+def with_support() -> dict[str, str]:
+    """The environment of a child that imports what lies beside this file."""
+    return {**os.environ, "PYTHONPATH": os.path.dirname(__file__)}
+
+
 def exit_code(pid: int, seconds: float = 60.0) -> int:
     """Waits for a child; its exit code, or minus the signal that ended it. Fails where it hangs."""
     give_up = time.monotonic() + seconds

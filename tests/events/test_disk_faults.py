@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import FLUSHED, PUT, Board, exit_code, forked, log_at_full_speed, longest_gap
+from processes import FLUSHED, PUT, Board, exit_code, forked, log_at_full_speed, longest_gap, with_support
 from queue_doubles import make_queue, scalar, until
 from sink_files import events_in, files_in, scalars_in, steps_in
 
@@ -100,7 +100,7 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path):
         finally:
             print(step, queue.stats()["accepted"], flush=True)
     """
-    environment = {**os.environ, "PYTHONPATH": os.path.dirname(__file__)}
+    environment = with_support()
     command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as child:
         ready = child.stdout.readline()

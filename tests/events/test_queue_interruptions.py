@@ -13,9 +13,10 @@ from queue_doubles import ManualQueue, OpenableSink, make_queue, scalar
 
 from fastlog import signals
 from fastlog.common import notices
+from fastlog.events import backlog, delivery
 from fastlog.events import queue as async_queue
 from fastlog.events import worker as queue_worker
-from fastlog.events.items import JOB, backlog, delivery
+from fastlog.events.items import JOB
 
 OURS = {module.__file__ for module in (async_queue, backlog, delivery, queue_worker, notices)}
 

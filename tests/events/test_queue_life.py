@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import gc
-import os
 import pickle
 import signal
 import subprocess
@@ -15,6 +14,7 @@ import warnings
 import weakref
 
 import pytest
+from processes import with_support
 from queue_doubles import ManualQueue, OpenableSink, make_queue, scalar, until
 
 from fastlog.common.notices import FastlogWarning, SinkError
@@ -299,7 +299,7 @@ def test_a_copied_queue_is_empty_and_works(how):
 
 def run_python(code: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Runs a program that has tests' doubles at hand."""
-    environment = {**os.environ, "PYTHONPATH": os.path.dirname(__file__)}
+    environment = with_support()
     command = [sys.executable, "-c", textwrap.dedent(code), *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=check)
 

@@ -270,7 +270,7 @@ def test_the_example(
     capsys: pytest.CaptureFixture[str],
     options: list[str],
 ) -> None:
-    script = Path(__file__).parents[1] / "examples" / "finetune_trainer.py"
+    script = Path(__file__).parents[2] / "examples" / "finetune_trainer.py"
     sizes = ["--steps=2", "--batch-size=2", "--held-out=8", "--logging-steps=1", "--budget=0.9"]
     monkeypatch.setattr(sys, "argv", [str(script), *sizes, f"--output={tmp_path}", *options])
     monkeypatch.syspath_prepend(str(script.parent))

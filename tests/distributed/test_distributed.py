@@ -10,7 +10,7 @@ import pytest
 import rank_cases
 import torch
 from event_files import files
-from ranks import run_ranks
+from run_ranks import run_ranks
 from watch_oracle import EDGES, LAYERS, Expected, read, weight_steps
 
 from fastlog.integrations import lightning as of_lightning

@@ -1,4 +1,4 @@
-// Kernels with one mistake each, and the same kernels without it: tests/test_cuda_harness.py shows that the
+// Kernels with one mistake each, and the same kernels without it: tests/cuda/test_cuda_harness.py shows that the
 // harness finds every mistake and accepts what is right.
 #include <cuda_runtime.h>
 

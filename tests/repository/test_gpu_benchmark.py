@@ -17,7 +17,7 @@ from cuda_on_cpu.late_torch import FakeCuda
 
 import fastlog.summaries.cuda.devices
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 
 
 @pytest.fixture(scope="module")

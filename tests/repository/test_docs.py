@@ -12,7 +12,7 @@ import pytest
 
 import fastlog
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PICTURES = sorted((ROOT / "docs").rglob("*.png"))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import framework_cases
 import numpy as np
 import pytest
-from ranks import run_ranks
+from run_ranks import run_ranks
 from watch_oracle import LAYERS, Expected, expect_step
 
 Seen = list[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]

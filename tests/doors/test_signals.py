@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from processes import with_support
 from sink_files import steps_in
 
 from fastlog import flush_on_signals
@@ -36,7 +36,7 @@ LOGGING = """
 
 def run(tmp_path: Path, code: str) -> tuple[int, str, str, list[int]]:
     """Exit code, what the child told, its stderr, and the steps in its file."""
-    environment = {**os.environ, "PYTHONPATH": os.path.dirname(__file__)}
+    environment = with_support()
     program = textwrap.dedent(LOGGING) + textwrap.dedent(code)
     command = [sys.executable, "-c", program, str(tmp_path / "logs"), str(tmp_path / "told")]
     child = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)

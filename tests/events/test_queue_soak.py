@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import test_faults
+import test_disk_faults
 import test_queue_model
 import torch
 from processes import resident_bytes
@@ -46,12 +46,12 @@ def packed_gaussian(seed: int) -> bytes:
 
 @pytest.mark.parametrize("seed", range(1000, 1200))
 def test_kill_9(tmp_path, seed):
-    test_faults.test_kill_9_loses_half_a_second_at_most(tmp_path, seed)
+    test_disk_faults.test_kill_9_loses_half_a_second_at_most(tmp_path, seed)
 
 
 @pytest.mark.parametrize("seed", range(50))
 def test_kill_9_after_flush(tmp_path, seed):
-    test_faults.test_kill_9_after_flush_loses_nothing_of_before(tmp_path, seed)
+    test_disk_faults.test_kill_9_after_flush_loses_nothing_of_before(tmp_path, seed)
 
 
 @pytest.mark.parametrize("overflow", ["block", "drop_oldest", "drop_newest"])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "fastlog"
 
 # From top to bottom: each may import what stands below it. A package is one entry; within it, no cycles.

@@ -18,7 +18,7 @@ import torch.distributed as dist
 # A process that has imported all this and done nothing else: its forks start at once.
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
-    ["ranks", "fastlog", "torch.distributed.fsdp", "torch.distributed.tensor.parallel"]
+    ["run_ranks", "fastlog", "torch.distributed.fsdp", "torch.distributed.tensor.parallel"]
 )
 
 
