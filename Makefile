@@ -37,12 +37,12 @@ bench: $(VENV)/bench.stamp
 bench-plain-sort: $(VENV)/bench.stamp
 	mkdir -p build
 	NPY_DISABLE_CPU_FEATURES="X86_V3 X86_V4 AVX512_ICL AVX512_SPR" $(BIN)/python -m pytest \
-	  benchmarks/test_histogram_call.py --benchmark-enable --benchmark-only \
+	  benchmarks/cases/test_histogram_call.py --benchmark-enable --benchmark-only \
 	  --benchmark-columns=median,iqr,rounds --benchmark-json=build/benchmarks-plain-sort.json $(ARGS)
 
 # docs/benchmarks.md, its plots and README's table from the last `make bench bench-plain-sort`
 bench-report: $(VENV)/bench.stamp
-	$(BIN)/python benchmarks/report.py build/benchmarks.json build/benchmarks-plain-sort.json
+	$(BIN)/python benchmarks/report/pages.py build/benchmarks.json build/benchmarks-plain-sort.json
 
 # nvcc for every architecture; `make test` compiles for two
 cuda-matrix: $(VENV)/test.stamp

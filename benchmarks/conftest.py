@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
+from pages import targets_table
 from pytest_benchmark.fixture import BenchmarkFixture
 from race import Race
-from report import targets_table
 
 from fastlog.common.native import core
 

@@ -1,6 +1,6 @@
 """Makes ``docs/benchmarks.md``, its plots and README's table from the JSON that pytest-benchmark saves.
 
-python benchmarks/report.py build/benchmarks.json build/benchmarks-plain-sort.json
+python benchmarks/report/pages.py build/benchmarks.json build/benchmarks-plain-sort.json
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import plots
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 OURS = "fastlog"
 IN_README = (OURS, "tensorboardX", "torch.utils.tensorboard")
 MATRIX = "one tensor: dtypes and sizes"
@@ -206,7 +206,7 @@ def readme_table(data: dict[str, Any], plain_sort: dict[str, Any]) -> str:
 
 def put_into_readme(table: str) -> None:
     path = ROOT / "README.md"
-    begin, end = "<!-- benchmarks/report.py -->\n", "\n<!-- end -->"
+    begin, end = "<!-- benchmarks/report/pages.py -->\n", "\n<!-- end -->"
     before, rest = path.read_text(encoding="utf-8").split(begin)
     path.write_text(before + begin + table + end + rest.split(end, 1)[1], encoding="utf-8")
 
@@ -220,7 +220,7 @@ def page(data: dict[str, Any], plain_sort: dict[str, Any], images: dict[str, str
     targets = [target for benchmark in in_order for target in benchmark["extra_info"].get("targets", [])]
     quick = "\n**A quick run: small tensors, few rounds. The targets below are not what they say.**\n"
     parts = [
-        "# Benchmarks\n\n<!-- Made by benchmarks/report.py; do not edit. -->\n",
+        "# Benchmarks\n\n<!-- Made by benchmarks/report/pages.py; do not edit. -->\n",
         f"{data['datetime'][:10]} (UTC), {machine_text(data)}\n",
         quick if data["machine_info"]["quick"] else "",
         "All times of one case were measured side by side: in each round everyone runs once, in an order "
