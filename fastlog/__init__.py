@@ -9,12 +9,14 @@ from fastlog.summaries.summary import TensorSummary
 from fastlog.watching import watch
 from fastlog.writer import SummaryWriter
 from fastlog.writer.global_writer import GlobalSummaryWriter
+from fastlog.writer.torch_writer import TorchSummaryWriter
 
 __all__ = [
     "FastlogWarning",
     "GlobalSummaryWriter",
     "SummaryWriter",
     "TensorSummary",
+    "TorchSummaryWriter",
     "flush_on_signals",
     "from_tensors",
     "install",

@@ -11,21 +11,9 @@ import tensorboardX
 
 from fastlog.writer import SummaryWriter
 from fastlog.writer.global_writer import GlobalSummaryWriter
-from fastlog.writer.tags import VERBATIM_TAGS, subdirectory
+from fastlog.writer.torch_writer import TorchSummaryWriter
 
-
-class TorchSummaryWriter(SummaryWriter):
-    """A ``SummaryWriter`` with torch.utils.tensorboard's names, so that the charts of a resumed run go on.
-
-    Tags are written as they are ("loss (train)" stays), and ``add_scalars`` writes to the directory
-    ``main_tag``, with "_" for "/", + "_" + ``tag``.
-    """
-
-    _tags = VERBATIM_TAGS
-
-    def _scalars_directory(self, logdir: str, main_tag: str, tag: str) -> str:
-        return subdirectory(logdir, f"{main_tag.replace('/', '_')}_{tag}")
-
+__all__ = ["TorchSummaryWriter", "install", "uninstall"]
 
 _replacements: dict[type, type] = {
     tensorboardX.SummaryWriter: SummaryWriter,

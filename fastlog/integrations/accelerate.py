@@ -9,11 +9,11 @@ from typing import Any
 import yaml
 from accelerate.tracking import GeneralTracker, on_main_process
 
-from fastlog.install import TorchSummaryWriter
 from fastlog.integrations.hyperparameters import Hyperparameters
 from fastlog.integrations.metrics import leave_out, log_metric
 from fastlog.writer import SummaryWriter
 from fastlog.writer.encode import hparams
+from fastlog.writer.torch_writer import TorchSummaryWriter
 
 
 class FastLogTracker(GeneralTracker):  # type: ignore[misc]

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from fastlog.distributed.shards import ranks_of
-from fastlog.install import TorchSummaryWriter
 from fastlog.watching import Watcher, watch
 from fastlog.writer import SummaryWriter
+from fastlog.writer.torch_writer import TorchSummaryWriter
 
 # The two packages have classes of their own, which do not work with each other's Trainer.
 if "pytorch_lightning" in sys.modules and "lightning" not in sys.modules:

@@ -16,11 +16,11 @@ from transformers.integrations.integration_utils import rewrite_logs
 
 from fastlog.common.notices import FastlogWarning
 from fastlog.distributed.shards import ranks_of
-from fastlog.install import TorchSummaryWriter
 from fastlog.integrations.hyperparameters import Hyperparameters
 from fastlog.integrations.metrics import log_metric
 from fastlog.watching import Watcher, watch
 from fastlog.writer import SummaryWriter
+from fastlog.writer.torch_writer import TorchSummaryWriter
 
 # The columns of TensorBoard's HParams page that are shown first: hyperparameters, and metrics of speed last.
 _FIRST = {"learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "weight_decay"}

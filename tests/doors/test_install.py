@@ -289,7 +289,7 @@ def test_run(as_module: bool, tmp_path: Path) -> None:
         text=True,
     )
     assert (done.returncode, done.stderr) == (7, "")
-    assert done.stdout == "fastlog.install helper ['--lr', '1', '-m', 'x', '--help'] True\n"
+    assert done.stdout == "fastlog helper ['--lr', '1', '-m', 'x', '--help'] True\n"
     assert scalars(tmp_path / "run") == [("loss (train)", 1, 0.5)]
 
 

@@ -15,8 +15,7 @@ from transformers import Trainer
 from transformers.integrations import TensorBoardCallback
 from watch_oracle import one_thread, read, steps
 
-from fastlog import FastlogWarning
-from fastlog.install import TorchSummaryWriter
+from fastlog import FastlogWarning, TorchSummaryWriter
 from fastlog.integrations.transformers import FastLogCallback
 from fastlog.writer import SummaryWriter
 

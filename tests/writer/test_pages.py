@@ -16,7 +16,7 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 import fastlog
-from fastlog.install import TorchSummaryWriter
+from fastlog import TorchSummaryWriter
 
 
 class Schedule(enum.Enum):
