@@ -11,6 +11,8 @@ from fastlog.writer import SummaryWriter
 from fastlog.writer.global_writer import GlobalSummaryWriter
 from fastlog.writer.torch_writer import TorchSummaryWriter
 
+__version__ = "0.1.0"
+
 __all__ = [
     "FastlogWarning",
     "GlobalSummaryWriter",

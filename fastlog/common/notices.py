@@ -14,6 +14,8 @@ _LONGEST = 500  # characters of an error: some libraries put all that they were 
 class FastlogWarning(UserWarning):
     """Something was not logged, or not as asked; training goes on."""
 
+    __module__ = "fastlog"
+
 
 class SinkError(RuntimeError):
     """What the calling thread gets under ``on_error="raise"``; ``__cause__`` is what the sink raised."""

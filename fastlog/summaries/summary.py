@@ -73,6 +73,8 @@ class TensorSummary:
     (extremes are NaN if there is none).
     """
 
+    __module__ = "fastlog"
+
     __slots__ = ("_packed", "_unpacked")
 
     counts: npt.NDArray[np.int64]

@@ -51,6 +51,8 @@ class Watcher:
     Also a context manager that removes itself at the end.
     """
 
+    __module__ = "fastlog.watching"
+
     def __init__(
         self,
         model: nn.Module,

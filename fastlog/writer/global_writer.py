@@ -192,6 +192,8 @@ class GlobalSummaryWriter(tensorboardX.GlobalSummaryWriter):  # type: ignore[mis
     sends costs the events of the others; training goes on.
     """
 
+    __module__ = "fastlog"
+
     def __init__(
         self,
         logdir: str | os.PathLike[str] | None = None,

@@ -41,6 +41,8 @@ class SummaryWriter(ShardedWriter):
     raises TypeError at once.
     """
 
+    __module__ = "fastlog"
+
     def add_scalar(
         self,
         tag: str,
