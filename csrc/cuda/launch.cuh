@@ -17,6 +17,8 @@ inline void check(cudaError_t error, const char* what, int device) {
   throw CudaError(std::string(what) + " on CUDA device " + std::to_string(device) + ": " + cudaGetErrorString(error));
 }
 
+inline void use_device(int device) { check(cudaSetDevice(device), "choosing the device", device); }
+
 inline std::vector<std::uint8_t> make_device_tables() {
   std::vector<std::uint8_t> bytes(sizeof(DeviceTables));
   const std::vector<std::uint64_t> cells64 = make_cell_table<double>();

@@ -1,5 +1,6 @@
 // The torch-free border of the CUDA engine. Nothing here allocates on the device, waits for it, or uses a stream
-// that was not given.
+// that was not given. What takes a device makes it the calling thread's current one, which torch has done before: this
+// copy of the CUDA runtime must not rely on torch's, which before CUDA 12 puts it off.
 #pragma once
 
 #include <cstddef>
@@ -24,8 +25,8 @@ struct DeviceLimits {
   bool small = false;  // too little shared memory for Tuning: SmallTuning
 };
 
-// Loads the kernels, so that nothing is loaded at a launch. The device must be the current one. Throws CudaError,
-// also where a block cannot have as much shared memory as SmallTuning needs.
+// Loads the kernels, so that nothing is loaded at a launch. Throws CudaError, also where a block cannot have as much
+// shared memory as SmallTuning needs.
 DeviceLimits prepare_device(int device);
 
 // The constant tables that launches read from device memory.
@@ -42,14 +43,18 @@ LaunchPlan plan_launch_on(const DeviceLimits& limits, const std::vector<TensorVi
 void pack_table_for(const DeviceLimits& limits, const std::vector<TensorView>& views, const LaunchPlan& plan,
                     std::uint64_t records, std::uint8_t* table);
 
-// Enqueues upload, kernels and the writing of records on `stream` (a cudaStream_t) of the current device.
+// Enqueues upload, kernels and the writing of records on `stream` (a cudaStream_t) of the limits' device.
 // Throws CudaError; then the records must not be read.
 void launch(const DeviceLimits& limits, const LaunchPlan& plan, const Buffers& buffers, std::uintptr_t stream);
+
+// Throws CudaError unless `address`, of pinned memory, is what kernels on the device have to use, too.
+void check_mapped(int device, std::uintptr_t address);
 
 // A point in a stream that a host thread can wait for, asleep.
 class Event {
  public:
-  explicit Event(int device);  // the current device
+  // `timed`: `seconds_since` can be asked.
+  Event(int device, bool timed);
   ~Event();
   Event(const Event&) = delete;
   Event& operator=(const Event&) = delete;
@@ -59,6 +64,8 @@ class Event {
   // whatever failed on the device before.
   void wait();
   bool done();
+  // Of the device, from one event that is done to this one, which is done; both are timed.
+  double seconds_since(const Event& earlier);
 
  private:
   void* event_ = nullptr;  // a cudaEvent_t

@@ -86,6 +86,7 @@ PYBIND11_MODULE(_cuda, m) {
       .def_readonly("multiprocessors", &DeviceLimits::multiprocessors)
       .def_readonly("small", &DeviceLimits::small);
   m.def("prepare_device", &prepare_device, py::arg("device"));
+  m.def("check_mapped", &check_mapped, py::arg("device"), py::arg("address"));
   m.def("device_tables", [] {
     const std::vector<std::uint8_t> bytes = fastlog::cuda::device_tables();
     return py::bytes(reinterpret_cast<const char*>(bytes.data()), bytes.size());
@@ -97,11 +98,12 @@ PYBIND11_MODULE(_cuda, m) {
       .def_property_readonly("records_bytes", [](const Launch& launch) { return launch.plan.records_bytes; })
       .def("pack", &Launch::pack, py::arg("table"), py::arg("records"))
       .def("enqueue", &Launch::enqueue, py::arg("table"), py::arg("device_table"), py::arg("scratch"),
-           py::arg("tables"), py::arg("stream"))
+           py::arg("tables"), py::arg("stream"), py::call_guard<WithoutGil>())
       .def("read", &read_bytes, py::arg("records"));
   py::class_<Event>(m, "Event")
-      .def(py::init<int>(), py::arg("device"))
-      .def("record", &Event::record, py::arg("stream"))
+      .def(py::init<int, bool>(), py::arg("device"), py::arg("timed"))
+      .def("record", &Event::record, py::arg("stream"), py::call_guard<WithoutGil>())
       .def("wait", &Event::wait, py::call_guard<WithoutGil>())
-      .def("done", &Event::done);
+      .def("done", &Event::done, py::call_guard<WithoutGil>())
+      .def("seconds_since", &Event::seconds_since, py::arg("earlier"), py::call_guard<WithoutGil>());
 }

@@ -24,14 +24,17 @@ CUDA_12_0 = {
     "cudaDeviceGetAttribute",
     "cudaEventCreateWithFlags",
     "cudaEventDestroy",
+    "cudaEventElapsedTime",
     "cudaEventQuery",
     "cudaEventRecord",
     "cudaEventSynchronize",
     "cudaFuncSetAttribute",
     "cudaGetErrorString",
     "cudaGetLastError",
+    "cudaHostGetDevicePointer",
     "cudaMemcpyAsync",
     "cudaMemsetAsync",
+    "cudaSetDevice",
     "cudaThreadExchangeStreamCaptureMode",
 }
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import sys
+import threading
+from typing import Any
+
 import pytest
+import torch
 from cuda_on_cpu.device import LateRuntime
 from cuda_on_cpu.flights import assert_summaries, read, rows_of, tensors_of, transfers_on
 
@@ -85,18 +91,13 @@ def test_a_launch_that_cuda_refuses(late_runtime: LateRuntime, monkeypatch: pyte
 
 def test_an_error_is_reported_once(late_runtime: LateRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     """CUDA keeps the last error of any call, and a launch asks for it."""
-    limits, tables = late_runtime.prepare(), late_runtime.upload(late_runtime.tables())
-    launch = late_runtime.launch(limits, rows_of(tensors_of(16)))
-    table, device_table = late_runtime.pinned(launch.table_bytes), late_runtime.on_device(launch.table_bytes)
-    records, scratch = late_runtime.pinned(launch.records_bytes), late_runtime.on_device(launch.scratch_bytes)
-    launch.pack(table.data_ptr(), records.data_ptr())
-    assert not late_runtime.module.Event(0).done()  # "not ready" is an error code
+    launch = late_runtime.launch(late_runtime.prepare(), rows_of(tensors_of(16)))
+    assert not late_runtime.module.Event(0, False).done()  # "not ready" is an error code
     monkeypatch.setenv("CUDA_ON_CPU_SHARED_BYTES", str(48 << 10))
     with pytest.raises(RuntimeError, match="invalid argument"):
         late_runtime.prepare()
     monkeypatch.delenv("CUDA_ON_CPU_SHARED_BYTES")
-    launch.enqueue(*(memory.data_ptr() for memory in (table, device_table, scratch, tables)), stream=0)
-    assert len(launch.read(records.data_ptr())) == 5
+    assert len(_run(late_runtime, launch)) == 5
 
 
 def test_a_captured_stream_is_refused(late_runtime: LateRuntime) -> None:
@@ -116,3 +117,65 @@ def test_rows_that_no_launch_can_take(late_runtime: LateRuntime) -> None:
         with pytest.raises(ValueError, match=message):
             transfers.start([row])
     assert transfers.stats()["in_flight"] == 0
+
+
+@pytest.mark.parametrize("call", ["cudaEventDestroy", "cudaThreadExchangeStreamCaptureMode"])
+def test_what_fails_aside_is_not_taken_for_the_error_of_a_launch(
+    late_runtime: LateRuntime, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    event = late_runtime.module.Event(0, False)
+    event.record(0)
+    monkeypatch.setenv("CUDA_ON_CPU_REFUSE", call)
+    assert event.done()
+    del event
+    gc.collect()
+    monkeypatch.delenv("CUDA_ON_CPU_REFUSE")
+    tensors = tensors_of(17)
+    launch = late_runtime.launch(late_runtime.prepare(), rows_of(tensors))
+    assert len(_run(late_runtime, launch)) == len(tensors)
+
+
+def _run(runtime: LateRuntime, launch: Any) -> list[bytes]:
+    """On this thread, past the late streams."""
+    tables = runtime.upload(runtime.tables())
+    table, device_table = runtime.pinned(launch.table_bytes), runtime.on_device(launch.table_bytes)
+    records, scratch = runtime.pinned(launch.records_bytes), runtime.on_device(launch.scratch_bytes)
+    launch.pack(table.data_ptr(), records.data_ptr())
+    launch.enqueue(*(memory.data_ptr() for memory in (table, device_table, scratch, tables)), stream=0)
+    return launch.read(records.data_ptr())
+
+
+def test_pinned_memory_that_the_device_sees_elsewhere_is_refused(
+    late_runtime: LateRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = late_runtime.pinned(64)
+    late_runtime.module.check_mapped(0, memory.data_ptr())
+    monkeypatch.setenv("CUDA_ON_CPU_MAPPED_ELSEWHERE", "4096")
+    with pytest.raises(RuntimeError, match="pinned memory has another address on CUDA device 0"):
+        late_runtime.module.check_mapped(0, memory.data_ptr())
+
+
+def test_other_threads_run_while_a_call_waits_for_the_driver(
+    late_runtime: LateRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full launch queue, or another thread's allocation, holds up the caller and nobody else."""
+    launch = late_runtime.launch(late_runtime.prepare(), rows_of([torch.ones(20_000)]))
+    event = late_runtime.module.Event(0, False)
+    monkeypatch.setenv("CUDA_ON_CPU_CALL_MICROSECONDS", "20000")
+    switch_interval = sys.getswitchinterval()
+    sys.setswitchinterval(100)  # nobody else runs unless the call lets the GIL go
+    try:
+        for call in (lambda: event.record(0), event.done, lambda: _run(late_runtime, launch)):
+            ran = threading.Event()
+            waiting = threading.Event()
+            other = threading.Thread(target=lambda waiting=waiting, ran=ran: waiting.wait() and ran.set())
+            other.start()
+            waiting.set()
+            calls = 0
+            while not ran.is_set() and calls < 50:
+                call()
+                calls += 1
+            assert ran.is_set()
+            other.join()
+    finally:
+        sys.setswitchinterval(switch_interval)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +131,9 @@ def _missing() -> Any:
     raise ImportError("no module named fastlog._cuda")
 
 
-@pytest.mark.parametrize("why", ["not built", "an old driver", "too little shared memory", "wrong results"])
+@pytest.mark.parametrize(
+    "why", ["not built", "an old driver", "too little shared memory", "wrong results", "no memory left"]
+)
 def test_without_the_engine_plain_torch_does_it_and_says_why_once(
     fake_cuda: FakeCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
@@ -138,12 +142,17 @@ def test_without_the_engine_plain_torch_does_it_and_says_why_once(
         "not built": "no module named fastlog._cuda.*FASTLOG_CUDA=on pip install",
         "an old driver": "driver version is insufficient",
         "too little shared memory": "loading summarize_kernel on CUDA device 0: invalid argument",
+        "no memory left": "Tried to allocate 2.00 MiB",
         "wrong results": r"self-check found wrong results \(dtype codes \[\d",
     }[why]
     if why == "not built":
         monkeypatch.setattr(fastlog.summaries.cuda.devices, "_module", _missing)
     elif why == "an old driver":
         fake_cuda.refuse_prepare = fake_cuda.module.CudaError("CUDA driver version is insufficient")
+    elif why == "no memory left":
+        fake_cuda.refuse_prepare = torch.cuda.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 2.00 MiB"
+        )
     elif why == "too little shared memory":
         monkeypatch.setenv("CUDA_ON_CPU_SHARED_BYTES", str(48 << 10))
     else:
@@ -178,6 +187,23 @@ def test_the_switch(fake_cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("FASTLOG_CUDA", "yes")
     with pytest.raises(ValueError, match="FASTLOG_CUDA='yes': use auto, on or off"):
         fastlog.summarize(late)
+
+
+def test_a_forked_child_does_not_wait_for_the_parents_locks(fake_cuda: FakeCuda, tmp_path: Path) -> None:
+    writer = SummaryWriter(tmp_path)
+    writer.add_histogram("w", fake_cuda.tensor(torch.ones(5)), 0)
+    locks = [engine.transfers._lock for engine in fastlog.devices._engines.values()]
+    for lock in (*locks, fastlog.devices._preparing):
+        lock.acquire()  # as another thread of the parent might hold it at the fork
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        os._exit(0 if writer.stats()["cuda"] == {} and fastlog.devices._preparing.acquire(timeout=5) else 1)
+    for lock in (*locks, fastlog.devices._preparing):
+        lock.release()
+    assert os.waitpid(child, 0)[1] == 0
+    assert writer.stats()["cuda"]["launches"] > 0
+    writer.close()
 
 
 # ---- the fake itself

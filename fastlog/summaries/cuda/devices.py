@@ -41,6 +41,7 @@ class _Engine:
 
 
 _engines: dict[int, _Engine] = {}
+_of_parents: list[_Engine] = []
 _preparing = threading.Lock()
 _said = Relay("warn")
 
@@ -58,6 +59,12 @@ def transfers_of(device: int) -> Transfers | None:
     if is_capturing(device):
         raise RuntimeError(CAPTURED)
     return _engine_of(device).transfers
+
+
+def runtime_of(device: int) -> Runtime | None:
+    """The engine's device, as `transfers_of`; None: it has none."""
+    transfers = transfers_of(device)
+    return None if transfers is None else transfers.runtime
 
 
 def stats() -> dict[str, int]:
@@ -114,7 +121,7 @@ def _prepare(device: int) -> _Engine:
             why_not = self_check(runtime, transfers, module.CHUNK_VALUES)
             if why_not is None:
                 return _Engine(transfers)
-        except module.CudaError as error:
+        except RuntimeError as error:  # of CUDA or, where memory is short, of torch
             why_not = str(error)
     if mode == "on":
         raise RuntimeError(f"FASTLOG_CUDA=on: {why_not}")
@@ -164,6 +171,20 @@ def _agree(packed: bytes, other: bytes) -> bool:
     return bool(sums) and all(
         np.array_equal(a[n], b[n]) for n in a.dtype.names or () if not n.startswith("sum")
     )
+
+
+def _forget_parent() -> None:
+    """Of a child that was forked: it has no CUDA, and locks that other threads held are never released.
+
+    The parent's memory and events are kept: letting go of them would call the driver.
+    """
+    global _preparing
+    _of_parents.extend(_engines.values())
+    _engines.clear()
+    _preparing = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget_parent)
 
 
 def _mode() -> str:

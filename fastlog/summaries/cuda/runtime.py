@@ -29,6 +29,8 @@ class Event(Protocol):
         """Until the device has passed it: asleep, without the GIL."""
 
     def done(self) -> bool: ...
+    def seconds_since(self, earlier: Any) -> float:
+        """Of the device, between two timed events that are done."""
 
 
 class Runtime(Protocol):
@@ -48,7 +50,7 @@ class Runtime(Protocol):
         """Device memory for the current stream, which may be let go while work there still uses it."""
 
     def launch(self, limits: Any, rows: Sequence[Row]) -> _cuda.Launch: ...
-    def event(self) -> Event: ...
+    def event(self, timed: bool = False) -> Event: ...
     def stream(self) -> int:
         """The calling thread's current stream."""
 
@@ -90,7 +92,9 @@ class CudaRuntime:
 
     def pinned(self, nbytes: int) -> torch.Tensor:
         with torch.cuda.device(self._device):  # else torch makes a context on the first device
-            return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
+            memory = torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
+            self._module.check_mapped(self._device, memory.data_ptr())
+        return memory
 
     def on_device(self, nbytes: int) -> torch.Tensor:
         return torch.empty(nbytes, dtype=torch.uint8, device=f"cuda:{self._device}")
@@ -98,9 +102,9 @@ class CudaRuntime:
     def launch(self, limits: _cuda.DeviceLimits, rows: Sequence[Row]) -> _cuda.Launch:
         return self._module.Launch(limits, rows)  # type: ignore[no-any-return]
 
-    def event(self) -> Event:
+    def event(self, timed: bool = False) -> Event:
         with torch.cuda.device(self._device):
-            return _DeviceEvent(self._device, self._module.Event(self._device))
+            return _DeviceEvent(self._device, self._module.Event(self._device, timed))
 
     def stream(self) -> int:
         return torch.cuda.current_stream(self._device).cuda_stream
@@ -139,6 +143,10 @@ class _DeviceEvent:
     def done(self) -> bool:
         with torch.cuda.device(self._device):
             return self._event.done()
+
+    def seconds_since(self, earlier: _DeviceEvent) -> float:
+        with torch.cuda.device(self._device):
+            return self._event.seconds_since(earlier._event)
 
 
 def is_capturing(device: int) -> bool:

@@ -138,7 +138,7 @@ class Transfers:
     """
 
     def __init__(self, runtime: Runtime, *, max_tensors: int, max_bytes: int = 256 << 20) -> None:
-        self._runtime = runtime
+        self.runtime = runtime
         self._max_tensors = max_tensors
         self._max_bytes = max_bytes
         self._limits = runtime.prepare()
@@ -171,11 +171,11 @@ class Transfers:
             RuntimeError: the stream is being captured into a CUDA graph, or CUDA refused the launch.
             ValueError: rows that no launch can take.
         """
-        if self._runtime.capturing():
+        if self.runtime.capturing():
             raise RuntimeError(CAPTURED)
         size = self._max_tensors
         groups = [rows[begin : begin + size] for begin in range(0, len(rows), size)]
-        launches = [self._runtime.launch(self._limits, group) for group in groups]
+        launches = [self.runtime.launch(self._limits, group) for group in groups]
         slot = self._acquire(sum(launch.records_bytes + launch.table_bytes for launch in launches), timeout)
         if slot is None:
             return None
@@ -206,13 +206,13 @@ class Transfers:
             }
 
     def _enqueue(self, launches: list[_cuda.Launch], slot: _Slot) -> None:
-        stream = self._runtime.stream()
+        stream = self.runtime.stream()
         records = slot.memory.data_ptr()
         for launch in launches:
             workspace = self._workspace(stream, launch)
             table = records + launch.records_bytes
             launch.pack(table, records)
-            self._runtime.enqueue(
+            self.runtime.enqueue(
                 launch,
                 table,
                 workspace.table.data_ptr(),
@@ -234,7 +234,7 @@ class Transfers:
             table_bytes = max(table_bytes, now.table_bytes)
             scratch_bytes = max(scratch_bytes, now.scratch_bytes)
             self._ledger.device_bytes -= now.table_bytes + now.scratch_bytes
-        allocate = self._runtime.on_device
+        allocate = self.runtime.on_device
         grown = _Workspace(allocate(table_bytes), table_bytes, allocate(scratch_bytes), scratch_bytes)
         self._ledger.device_bytes += table_bytes + scratch_bytes
         self._workspaces[stream] = grown
@@ -268,7 +268,7 @@ class Transfers:
                 return None
             time.sleep(left)
         try:
-            return _Slot(nbytes, self._runtime.pinned(nbytes), self._runtime.event())
+            return _Slot(nbytes, self.runtime.pinned(nbytes), self.runtime.event())
         except BaseException:
             with self._lock:
                 ledger.pinned_bytes -= nbytes
@@ -313,7 +313,7 @@ class Transfers:
     def _leave_behind(self, slot: _Slot) -> None:
         """For a launch that failed: the device may have begun with it."""
         try:
-            slot.event.record(self._runtime.stream())
+            slot.event.record(self.runtime.stream())
         except Exception:
             self._lose(slot)
         else:

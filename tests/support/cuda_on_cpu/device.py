@@ -49,6 +49,7 @@ class LateDevice:
     """Runs the work of its streams, each in order, on a thread of its own; ``gate`` holds it back."""
 
     def __init__(self, seed: int) -> None:
+        self.seconds = 0.0  # on the device's own clock, which those turn who use it
         self.gate = threading.Event()
         self.gate.set()
         self._random = random.Random(seed)
@@ -99,12 +100,14 @@ class LateEvent:
     def __init__(self, runtime: LateRuntime) -> None:
         self._runtime = runtime
         self._reached = threading.Event()
+        self._reached_at = 0.0
         self._error: Exception | None = None
 
     def record(self, stream: int) -> None:
         self._reached = reached = threading.Event()
 
         def reach() -> None:
+            self._reached_at = self._runtime.device.seconds
             self._error = self._runtime.failure
             reached.set()
 
@@ -121,6 +124,10 @@ class LateEvent:
         if self._reached.is_set() and self._error:
             raise self._error
         return self._reached.is_set()
+
+    def seconds_since(self, earlier: LateEvent) -> float:
+        assert self._reached.is_set() and earlier._reached.is_set()
+        return self._reached_at - earlier._reached_at
 
 
 class LateRuntime:
@@ -168,7 +175,7 @@ class LateRuntime:
     def launch(self, limits: Any, rows: Sequence[tuple[int, int, int, int, int]]) -> Any:
         return self.module.Launch(limits, rows)
 
-    def event(self) -> LateEvent:
+    def event(self, timed: bool = False) -> LateEvent:
         return LateEvent(self)
 
     def stream(self) -> int:

@@ -48,6 +48,7 @@ class _Launch:
             raise error
 
         def run() -> None:
+            self._ordinal.device.seconds += self._fake.launch_seconds
             if self._ordinal.failure is None:
                 self._real.enqueue(table, device_table, scratch, tables, stream)
 
@@ -84,6 +85,7 @@ class FakeCuda:
         violations: what waited there.
         calls: rows of each launch.
         refuse_prepare, refuse_launch: raised by the next of these calls.
+        launch_seconds: how long each launch takes on its device's clock.
         capturing: whether every stream is being captured.
         allocated: shapes of the tensors that were made on devices.
         recorded: operations that the capture has seen, which each replay would repeat.
@@ -97,6 +99,7 @@ class FakeCuda:
         self.refuse_prepare: Exception | None = None
         self.refuse_launch: Exception | None = None
         self.capturing = False
+        self.launch_seconds = 0.0
         self.recorded: list[str] = []
         self.allocated: list[tuple[int, ...]] = []
         self.ordinals = [Ordinal(self, number, seed + number) for number in range(devices)]
@@ -189,7 +192,7 @@ class FakeCuda:
                 raise self.refuse_prepare
             return self.module.prepare_device(device)
 
-        def event(device: int) -> _Event:
+        def event(device: int, timed: bool) -> _Event:
             self.check_device(device)
             return _Event(self.ordinals[device])
 
@@ -198,6 +201,7 @@ class FakeCuda:
             CHUNK_VALUES=500,  # of the self-check's tensors: fibers are slow
             CudaError=self.module.CudaError,
             prepare_device=prepare_device,
+            check_mapped=self.module.check_mapped,
             device_tables=self.module.device_tables,
             Launch=lambda limits, rows: _Launch(self, limits, rows),
             Event=event,

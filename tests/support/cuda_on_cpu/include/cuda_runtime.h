@@ -5,7 +5,10 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <string>
 #include <utility>
+
+#include <unistd.h>
 
 #include "../runtime.h"
 
@@ -92,7 +95,7 @@ T __ldcs(const T* address) {
 // ---- the runtime's API: one device, host memory, every stream runs at once ----
 
 using cudaStream_t = void*;
-using cudaEvent_t = bool*;  // whether it was recorded
+using cudaEvent_t = bool*;  // whether it was recorded; no time passes here
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorNotReady = 600 };
 enum { cudaEventBlockingSync = 1, cudaEventDisableTiming = 2 };
 enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal = 0, cudaStreamCaptureModeRelaxed = 2 };
@@ -128,6 +131,15 @@ void launch(const char*, dim3 grid, dim3 block, std::size_t shared_bytes, cudaSt
     return;
   }
   run_grid(grid, block, shared_bytes, body);
+}
+}  // namespace cuda_on_cpu
+
+namespace cuda_on_cpu {
+// What CUDA_ON_CPU_REFUSE names fails; CUDA_ON_CPU_CALL_MICROSECONDS is how long a call takes.
+inline cudaError_t result_of(const char* call) {
+  if (const int pause = setting("CUDA_ON_CPU_CALL_MICROSECONDS", 0)) usleep(static_cast<unsigned>(pause));
+  const char* const refused = std::getenv("CUDA_ON_CPU_REFUSE");
+  return refused && std::string(refused) == call ? cudaErrorInvalidValue : cudaSuccess;
 }
 }  // namespace cuda_on_cpu
 
@@ -172,18 +184,30 @@ inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
 }
 inline cudaError_t cudaEventDestroy(cudaEvent_t event) {
   delete event;
-  return cudaSuccess;
+  return returned(cuda_on_cpu::result_of("cudaEventDestroy"));
 }
 inline cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
   *event = true;
-  return cudaSuccess;
+  return returned(cuda_on_cpu::result_of("cudaEventRecord"));
 }
 inline cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   return returned(*event ? cudaSuccess : cudaErrorInvalidValue);
 }
-inline cudaError_t cudaEventQuery(cudaEvent_t event) { return returned(*event ? cudaSuccess : cudaErrorNotReady); }
+inline cudaError_t cudaEventQuery(cudaEvent_t event) {
+  cuda_on_cpu::result_of("cudaEventQuery");
+  return returned(*event ? cudaSuccess : cudaErrorNotReady);
+}
 inline cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
   thread_local cudaStreamCaptureMode current = cudaStreamCaptureModeGlobal;
   std::swap(current, *mode);
-  return cudaSuccess;
+  return returned(cuda_on_cpu::result_of("cudaThreadExchangeStreamCaptureMode"));
+}
+inline cudaError_t cudaSetDevice(int device) { return returned(device < 64 ? cudaSuccess : cudaErrorInvalidValue); }
+inline cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t, cudaEvent_t) {
+  *milliseconds = 0;
+  return returned(cuda_on_cpu::result_of("cudaEventElapsedTime"));
+}
+inline cudaError_t cudaHostGetDevicePointer(void** mapped, void* host, unsigned) {
+  *mapped = static_cast<char*>(host) + cuda_on_cpu::setting("CUDA_ON_CPU_MAPPED_ELSEWHERE", 0);
+  return returned(cuda_on_cpu::result_of("cudaHostGetDevicePointer"));
 }
