@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import statistics
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
+
+from fastlog.watching.device_time import DeviceTime
 
 _REMEMBERED = 5  # moments; their median shrugs off a pause for evaluation or a slow first call
 
@@ -23,7 +26,8 @@ class Budget:
     """Stretches ``every`` to a multiple of itself so that logging costs at most ``share`` of the training's
     time.
 
-    Cost is the time of the calling thread. What was overspent, as at the start, is paid back by the moments
+    Cost is the time of the calling thread, and what CUDA devices take beyond it, which is known and counted
+    later. What was overspent, as at the start, is paid back by the moments
     that follow, at most one moment's cost at a time; what was saved is not kept.
 
     Args:
@@ -34,7 +38,8 @@ class Budget:
 
     Attributes:
         every: steps from one logged step to the next.
-        cost: seconds that the last logged moment took.
+        cost: seconds that the last logged moment took the calling thread.
+        on_devices: says what devices took.
     """
 
     def __init__(self, every: int, offset: int, share: float | None, clock: Callable[[], float]) -> None:
@@ -42,6 +47,7 @@ class Budget:
         self.share = share
         self.clock = clock
         self.cost = 0.0
+        self.on_devices = DeviceTime()
         self._asked = every
         self._offset = offset
         self._spent = 0.0
@@ -58,14 +64,25 @@ class Budget:
         """The next step to be logged after ``step``."""
         return (step - self._offset + self.every) // self._asked * self._asked + self._offset
 
-    def spend(self, start: float) -> None:
-        """Counts the time since ``start`` as logging."""
-        self._spent += self.clock() - start
+    @contextlib.contextmanager
+    def spending(self) -> Iterator[None]:
+        """What is inside counts as logging."""
+        start = self.clock()
+        if self.share is not None:
+            self.on_devices.begin()
+        try:
+            yield
+        finally:
+            spent = self.clock() - start
+            self._spent += spent
+            if self.share is not None:
+                self.on_devices.end(spent)
 
     def settle(self, step: int) -> Settled | None:
         """Ends a logged moment; None where there is no budget, or no moment before to measure from."""
         now, cost = self.clock(), self._spent
         self._spent, self.cost = 0.0, cost
+        cost += self.on_devices.beyond_host()
         last, self._last = self._last, (step, now)
         if self.share is None:
             return None

@@ -262,6 +262,7 @@ class Watcher:
         if self._moment is None:
             params = selection.parameters(self._model, self._plan.names)
             refuse_captured(param for _, param in params)
+            self._budget.on_devices.look_at(param for _, param in params)
             if not self._plan.frozen:
                 params = [(name, param) for name, param in params if param.requires_grad]
             self._moment = Moment(self._step, params)
@@ -390,12 +391,10 @@ class Watcher:
     @contextlib.contextmanager
     def _logging(self) -> Iterator[None]:
         """Time inside counts as logging; errors are the writer's affair, not training's."""
-        start = self._budget.clock()
         try:
-            yield
+            with self._budget.spending():
+                yield
         except SinkError:
             raise
         except Exception as error:
             self._writer._bad_values.report("fastlog.watch", error)
-        finally:
-            self._budget.spend(start)

@@ -132,3 +132,62 @@ def test_activations_of_many_passes_do_not_wait_for_each_other(fake_cuda: FakeCu
     writer.close()
     counts = {tag: histo.num for (tag, _), histo in histograms(tmp_path).items()}
     assert counts["activations/head"] == 120 and writer.stats()["dropped"] == {}
+
+
+def _steps(model: nn.Module, fake_cuda: FakeCuda, watcher: Any, clock: list[float], count: int) -> int:
+    """Training steps of one second each, and what two launches take; how many of them were logged."""
+    optimizer = watcher._optimizers[0]
+    logged = 0
+    for _ in range(count):
+        clock[0] += 1.0
+        due = watcher._due
+        optimizer.step()
+        if watcher._due != due:
+            logged += 1
+            clock[0] += 2 * fake_cuda.launch_seconds  # the device holds up what follows
+        for ordinal in fake_cuda.ordinals:
+            ordinal.device.synchronize()
+    return logged
+
+
+def test_the_budget_sees_what_logging_takes_on_the_device(fake_cuda: FakeCuda, tmp_path: Path) -> None:
+    """The calling thread takes no time here; two launches take 0.3 s of each logged step."""
+    model, clock = on_device(fake_cuda, Net()), [0.0]
+    for param in model.parameters():
+        param.grad = fake_cuda.tensor(torch.randn(param.shape))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    writer = SummaryWriter(tmp_path)
+    watcher = watch(model, writer, optimizer, every=1, budget=0.01, clock=lambda: clock[0])
+    fake_cuda.launch_seconds = 0.15
+    with pytest.warns(FastlogWarning, match=r"stay within 1\.0%"):
+        logged = _steps(model, fake_cuda, watcher, clock, 120)
+    assert watcher.every == 30 and logged * 0.3 <= 0.01 * 120 + 3 * 0.3
+    writer.close()
+
+
+def test_a_device_that_is_late_or_broken_is_not_waited_for_by_the_budget(
+    fake_cuda: FakeCuda, tmp_path: Path
+) -> None:
+    model, clock = on_device(fake_cuda, Net()), [0.0]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    writer = SummaryWriter(tmp_path)
+    watcher = watch(model, writer, optimizer, every=1, budget=0.5, log="weights", clock=lambda: clock[0])
+    fake_cuda.launch_seconds = 2.0
+    with fake_cuda.held_back():
+        for _ in range(3):
+            clock[0] += 1.0
+            optimizer.step()
+        assert watcher.every == 1
+    fake_cuda.ordinals[0].device.synchronize()
+    clock[0] += 6.0
+    with pytest.warns(FastlogWarning, match="stay within"):
+        _steps(model, fake_cuda, watcher, clock, 5)
+    assert watcher.every > 1
+    writer.flush()
+    fake_cuda.ordinals[0].failure = fake_cuda.module.CudaError("an illegal memory access")
+    with pytest.warns(FastlogWarning, match="illegal memory access"):
+        _steps(model, fake_cuda, watcher, clock, 60)
+        writer.flush()
+    watcher.remove()
+    with pytest.warns(FastlogWarning, match="were dropped"):
+        writer.close()
