@@ -15,6 +15,7 @@ from fastlog.health.history import (
     Kind,
     Parameter,
 )
+from fastlog.health.report.ridges import Histograms
 
 CHECKED = (
     *(
@@ -212,3 +213,19 @@ def fast(history: History) -> tuple[History, Finding]:
         "rule lr-too-high: median over matrices of update / weight over 0.1 in 5 of 5 observations",
         Chart("update / weight, median of the matrices", steps, values, 0.1, True),
     )
+
+
+def histograms(history: History, every: int = 5) -> dict[str, Histograms]:
+    """Normal distributions of the sizes that the history says."""
+    limits = np.linspace(-4, 4, 81)
+    share = np.exp(-((limits - 0.05) ** 2) / 2)
+    made = {}
+    for name in (WEIGHTS, GRADIENTS):
+        kind = history.kinds[name]
+        rms = np.sqrt(kind.heads["sum_squares"] / kind.heads["num"])
+        for row, tensor in enumerate(kind.names):
+            sizes = rms[row, ::every]
+            counts = [share if size > 0 else np.eye(81)[40] for size in sizes]
+            scaled = [limits * (size or 1e-12) for size in sizes]
+            made[f"{name}/{tensor}"] = Histograms(history.steps[::every], scaled, counts)
+    return made

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import PROGRAMS, Browser, Page, program
-from made_up_runs import CHECKED, NOT_CHECKED, bert, bert_names, fast, frozen, health, poisoned
+from made_up_runs import CHECKED, NOT_CHECKED, bert, bert_names, fast, frozen, health, histograms, poisoned
 from test_report_parts import HOSTILE
 
 from fastlog.health.findings import Finding, RunHealth
 from fastlog.health.history import GRADIENTS, WEIGHTS, History, Kind
-from fastlog.health.report.html import page
+from fastlog.health.report.html import Shown, page
+from fastlog.health.report.ridges import BINS, ridge
 
 needs_browser = pytest.mark.skipif(program() is None, reason=f"none of {', '.join(PROGRAMS)} on the PATH")
 STYLE = Path(__file__).parents[2] / "fastlog/health/report/assets/page.css"
@@ -36,9 +37,13 @@ def sick() -> tuple[History, RunHealth]:
     return history, health(history, error, warning)
 
 
+def html(*runs: tuple[History, RunHealth]) -> str:
+    return page([Shown(*run) for run in runs], "runs/bert")
+
+
 def write(folder: Path, *runs: tuple[History, RunHealth]) -> Path:
     path = folder / "报告 & report.html"
-    path.write_text(page(runs, "runs/bert"), encoding="utf-8")
+    path.write_text(html(*runs), encoding="utf-8")
     return path
 
 
@@ -233,6 +238,42 @@ def test_the_page_fits_a_telephone(browser: Browser, tmp_path: Path) -> None:
         assert shown.evaluate("document.documentElement.scrollWidth") == 390
 
 
+@needs_browser
+def test_a_tensors_histograms_are_shown_when_it_is_chosen(browser: Browser, tmp_path: Path) -> None:
+    history, found = sick()
+    made = histograms(history)
+    path = tmp_path / "report.html"
+    path.write_text(page([Shown(history, found, made)], "runs/bert"), encoding="utf-8")
+    names, plots = history.kinds[GRADIENTS].names, ".histograms .plots"
+    with browser.page(path) as shown:
+        assert shown.number(f"{plots} svg") == 0
+        box = shown.box('[data-measure="gradient-rms"] svg.cells')
+        row = names.index("bert.pooler.dense.weight")
+        x, y = box["x"] + 0.6 * box["width"], box["y"] + (row + 0.5) / len(names) * box["height"]
+        for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
+            shown.mouse(kind, x, y)
+        shown.wait_for(f"document.querySelectorAll('{plots} svg').length === 2")
+        assert shown.texts(".chosen") == [names[row]] and shown.texts(f"{plots} figcaption") == [
+            "weights",
+            "gradients",
+        ]
+        paths = f"[...document.querySelectorAll('{plots} figure:last-child path')]"
+        drawn = shown.evaluate(f"{paths}.map((path) => path.getAttribute('d'))")
+        expected = ridge(made[f"gradients/{names[row]}"])
+        assert expected is not None and len(drawn) == len(expected.steps) == 12
+        for i, line in enumerate(drawn):
+            y_drawn = np.array([float(point.split()[1]) for point in line[1:-1].split("L")[:BINS]])
+            assert np.allclose(y_drawn, 40 + 16 * i - expected.densities[i] / 255 * 36, atol=0.06)
+        shown.evaluate("document.querySelector('.finding [data-tensor]').focus()")
+        shown.key("Enter")
+        shown.wait_for(f"document.querySelector('.chosen').textContent === '{found.findings[0].tensors[0]}'")
+        assert_quiet(shown, path)
+    with browser.page(path, scripts=False) as shown:
+        assert shown.number(".histograms:not([hidden])") == 0
+        assert shown.texts(".finding .plots figcaption") == ["weights", "gradients"]
+        assert shown.number(".finding .plots .ridge") == 24
+
+
 def luminance(colour: str) -> float:
     parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
@@ -262,14 +303,15 @@ def test_a_bert_with_a_thousand_logged_steps_is_small() -> None:
     history = bert(logged=1000, layers=13)
     assert 200 <= len(history.kinds[GRADIENTS].names) <= 220
     history, finding = frozen(history, layer=3, since=200)
-    assert len(page([(history, health(history, finding))], "runs/bert").encode()) < 1_500_000
+    shown = Shown(history, health(history, finding), histograms(history, every=50))
+    assert len(page([shown], "runs/bert").encode()) < 1_500_000
 
 
 def test_a_run_without_a_watched_model_has_a_page() -> None:
     history = History("scalars", np.empty(0, np.int64), np.empty(0))
     history.scalars = {"loss": (np.arange(5), np.ones(5))}
     history.loss_tag = "loss"
-    text = page([(history, RunHealth("scalars", -1, -1, (), (), {"no-gradient": "no gradients"}))], "scalars")
+    text = html((history, RunHealth("scalars", -1, -1, (), (), {"no-gradient": "no gradients"})))
     assert "Nothing could be checked." in text and "no step of a watched model" in text
 
 
@@ -277,11 +319,11 @@ def test_a_run_of_one_step_and_one_tensor_has_a_page() -> None:
     history = bert(logged=1)
     weights = history.kinds[WEIGHTS]
     history.kinds = {WEIGHTS: Kind(weights.names[:1], weights.heads[:1], weights.present[:1])}
-    assert "Tensors over steps" in page([(history, health(history))], "one")
+    assert "Tensors over steps" in html((history, health(history)))
 
 
 def test_a_large_model_is_shown_by_layer() -> None:
     history, finding = frozen(bert(logged=30, layers=30), layer=7, since=5)
     assert len(history.kinds[GRADIENTS].names) > 320
-    text = page([(history, health(history, finding))], "large")
+    text = html((history, health(history, finding)))
     assert "Layers over steps" in text and 'class="flag error"' in text

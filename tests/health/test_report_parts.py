@@ -19,6 +19,7 @@ from fastlog.health.report.colours import LEVELS, NAN, NAN_COLOUR, NOTHING, PALE
 from fastlog.health.report.heatmap import short_names
 from fastlog.health.report.layers import Change
 from fastlog.health.report.markup import element, joined, json_data, verbatim
+from fastlog.health.report.ridges import BINS, Histograms, ridge
 from fastlog.health.report.thinning import Columns, line, matrix
 
 HOSTILE = [
@@ -283,3 +284,31 @@ def test_a_change_is_from_the_first_tenth_to_the_last() -> None:
     assert math.isnan(Change.of(np.append(values, np.nan)).now)
     assert Change.of(np.append(values, [0] * 11)).strength == math.inf
     assert Change.of(np.array([3.0])) == Change(3, 3)
+
+
+def test_a_ridge_is_the_histogram_over_even_bins() -> None:
+    rng = np.random.default_rng(0)
+    values = [rng.normal(0, scale, 100_000) for scale in (1.0, 0.5, 2.0)]
+    limits = np.linspace(-10, 10, 2001)
+    counts = [np.append(0, np.histogram(v, limits)[0]).astype(float) for v in values]
+    drawn = ridge(Histograms(np.array([0, 10, 20]), [limits] * 3, counts))
+    assert drawn is not None and drawn.steps == (0, 10, 20)
+    low, high = np.quantile(values[2], (0.002, 0.998))
+    assert (drawn.low, drawn.high) == (pytest.approx(low, abs=0.02), pytest.approx(high, abs=0.02))
+    grid = np.linspace(drawn.low, drawn.high, BINS + 1)
+    share = np.array([np.histogram(v, grid)[0] for v in values]) / 100_000
+    assert np.abs(drawn.densities / 255 - np.sqrt(share / share.max())).max() < 0.03
+
+
+def test_a_ridge_takes_few_of_many_steps_and_only_those_with_values() -> None:
+    steps, limits = np.arange(100), [np.array([0.0, 1.0])] * 100
+    counts = [np.array([0.0, float(i not in (0, 99))]) for i in range(100)]
+    drawn = ridge(Histograms(steps, limits, counts))
+    assert drawn is not None and len(drawn.steps) == 12 and (drawn.steps[0], drawn.steps[-1]) == (1, 98)
+    assert ridge(Histograms(steps[:1], limits[:1], counts[:1])) is None
+
+
+@pytest.mark.parametrize("limits", [[3.0], [0.0], [0.0, 1.7976931348623157e308], [-1e-12, 0.0, 1e-12]])
+def test_a_ridge_is_made_of_any_buckets(limits: list[float]) -> None:
+    drawn = ridge(Histograms(np.array([5]), [np.array(limits)], [np.ones(len(limits))]))
+    assert drawn is not None and drawn.high > drawn.low and drawn.densities.max() == 255

@@ -12,6 +12,7 @@ from fastlog.health.findings import Finding, RunHealth
 from fastlog.health.report.drawing import Line, chart
 from fastlog.health.report.markup import Content, Html, element
 from fastlog.health.report.numbers import evidence_text, plural
+from fastlog.health.report.ridges import Atlas, ridge_plot
 from fastlog.health.report.thinning import line
 from fastlog.health.report.words import SIGNS, checks_run, headline, tally, where
 
@@ -36,7 +37,7 @@ def verdict(health: RunHealth) -> Html:
     )
 
 
-def card(finding: Finding, place: int, anchor: str) -> Html:
+def card(finding: Finding, place: int, anchor: str, atlas: Sequence[Atlas] = ()) -> Html:
     """One finding. ``place`` is its number on the page and in the charts."""
     return element(
         "article",
@@ -60,6 +61,7 @@ def card(finding: Finding, place: int, anchor: str) -> Html:
             class_="text",
         ),
         element("div", _chart(finding), _evidence(finding.evidence), class_="proof"),
+        _histograms(finding, atlas),
         element(
             "details",
             element("summary", "How this was judged, and how to mute it"),
@@ -142,6 +144,24 @@ def _chart(finding: Finding) -> Html | None:
         since=finding.first_step,
     )
     return element("figure", element("figcaption", drawn.label), picture)
+
+
+def _histograms(finding: Finding, atlas: Sequence[Atlas]) -> Html | None:
+    """Those of the worst tensor."""
+    name = finding.tensors[0] if finding.tensors else ""
+    plots = [
+        element(
+            "figure",
+            element("figcaption", kind.kind),
+            ridge_plot(kind.ridges[name], f"{kind.kind} of {name}"),
+        )
+        for kind in atlas
+        if name in kind.ridges
+    ]
+    if not plots:
+        return None
+    summary = element("summary", "Histograms of ", element("code", name))
+    return element("details", summary, element("div", plots, class_="plots"))
 
 
 def _evidence(evidence: Mapping[str, Any]) -> Html | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -21,6 +22,7 @@ from fastlog.health.report.layers import layer_table
 from fastlog.health.report.markup import Html, element, json_data, verbatim
 from fastlog.health.report.measures import measures
 from fastlog.health.report.numbers import count, number, steps
+from fastlog.health.report.ridges import Atlas, Histograms, atlases
 from fastlog.health.report.thinning import Columns, Values
 from fastlog.health.report.thinning import line as thinned
 from fastlog.health.report.words import SIGNS, headline
@@ -44,13 +46,22 @@ _MEASURE_OF = {
 }
 
 
-def page(runs: Sequence[tuple[History, RunHealth]], title: str, refresh: int | None = None) -> str:
+@dataclass(frozen=True)
+class Shown:
+    """A run as the page shows it. ``histograms``: by tag, where they were logged."""
+
+    history: History
+    health: RunHealth
+    histograms: Mapping[str, Histograms] = field(default_factory=dict)
+
+
+def page(runs: Sequence[Shown], title: str, refresh: int | None = None) -> str:
     """The whole document. ``refresh``: seconds after which browsers are to load it again."""
     style = _asset("uPlot.min.css") + _asset("page.css")
     script = _asset("uPlot.min.js") + _asset("page.js")
     sections, data = [], []
-    for i, (history, health) in enumerate(runs):
-        section, numbers = _run(history, health, f"run{i}", len(runs))
+    for i, shown in enumerate(runs):
+        section, numbers = _run(shown, f"run{i}", len(runs))
         sections.append(section)
         data.append(numbers)
     policy = (
@@ -82,7 +93,8 @@ def page(runs: Sequence[tuple[History, RunHealth]], title: str, refresh: int | N
     return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
 
 
-def _run(history: History, health: RunHealth, anchor: str, runs: int) -> tuple[Html, dict[str, Any]]:
+def _run(shown: Shown, anchor: str, runs: int) -> tuple[Html, dict[str, Any]]:
+    history, health = shown.history, shown.health
     marks = [
         Mark(finding.first_step, str(place), finding.severity)
         for place, finding in enumerate(health.findings[:_MARKS], 1)
@@ -92,6 +104,7 @@ def _run(history: History, health: RunHealth, anchor: str, runs: int) -> tuple[H
     span = _span(curves, columns if len(history.steps) else None)
     charts, chart_data = _charts(curves, span, marks)
     heatmaps, heatmap_data = _heatmaps(history, health, columns, span, marks, anchor)
+    atlas = atlases(shown.histograms)
     table = layer_table(history, flagged(health)) if len(history.steps) else None
     section = element(
         "section",
@@ -99,12 +112,13 @@ def _run(history: History, health: RunHealth, anchor: str, runs: int) -> tuple[H
         element("p", _facts(history, health), class_="facts"),
         cards.verdict(health),
         [
-            cards.card(finding, place, f"{anchor}-finding{place}")
+            cards.card(finding, place, f"{anchor}-finding{place}", atlas)
             for place, finding in enumerate(health.findings, 1)
         ],
         cards.checks(health),
         element("section", element("h2", "Training"), charts, class_="charts") if charts else None,
         heatmaps,
+        _histograms(atlas),
         element("section", element("h2", "Layers"), table) if table else None,
         class_="run",
         id=anchor,
@@ -116,6 +130,7 @@ def _run(history: History, health: RunHealth, anchor: str, runs: int) -> tuple[H
         "span": span,
         "charts": chart_data,
         "heatmaps": heatmap_data,
+        "atlases": [kind.data() for kind in atlas],
         "marks": numbers,
     }
 
@@ -129,16 +144,32 @@ def flagged(health: RunHealth, layers: bool = False) -> dict[str, str]:
     return severities
 
 
-def _overview(runs: Sequence[tuple[History, RunHealth]]) -> Html:
+def _histograms(atlas: Sequence[Atlas]) -> Html | None:
+    """Where scripts show the histograms of the tensor that is chosen."""
+    if not atlas:
+        return None
+    return element(
+        "section",
+        element("h2", "Histograms"),
+        element("p", "Choose a row of the heatmap, or a tensor's name.", class_="label chosen"),
+        element("div", class_="plots"),
+        [kind.picture() for kind in atlas],
+        class_="histograms",
+        aria_live="polite",
+        hidden=True,
+    )
+
+
+def _overview(runs: Sequence[Shown]) -> Html:
     items = [
         element(
             "li",
-            element("span", SIGNS[health.verdict], class_="sign", aria_hidden="true"),
-            element("a", health.run or "run", href=f"#run{i}"),
-            element("span", headline(health), class_="headline"),
-            class_=f"verdict {health.verdict}",
+            element("span", SIGNS[run.health.verdict], class_="sign", aria_hidden="true"),
+            element("a", run.health.run or "run", href=f"#run{i}"),
+            element("span", headline(run.health), class_="headline"),
+            class_=f"verdict {run.health.verdict}",
         )
-        for i, (_, health) in enumerate(runs)
+        for i, run in enumerate(runs)
     ]
     return element(
         "nav", element("h2", f"{len(runs)} runs"), element("ul", items), class_="overview", aria_label="Runs"

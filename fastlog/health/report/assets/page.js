@@ -67,20 +67,22 @@
     const host = document.createElement("div");
     host.className = "live";
     still.replaceWith(host);
-    const scaled = () => host.clientWidth / box.width;
+    const scaled = () => host.clientWidth / box.width; // on narrow windows the names stand above, not beside
+    const gutter = () => (host.clientWidth < 720 ? 52 : 168 * scaled());
+    const height = () => Math.max(box.height * scaled(), 110);
     const text = () => `11.5px ${getComputedStyle(document.body).fontFamily}`;
     const axis = {
       stroke: () => css("--soft"), font: text(), ticks: { show: false }, grid: { stroke: () => css("--faint"), width: 1 },
     };
     const plot = new uPlot({
       width: host.clientWidth,
-      height: box.height * scaled(),
+      height: height(),
       legend: { show: false },
       padding: [18, 12 * scaled(), 0, 0],
       scales: { x: { time: false, range: () => steps.span }, y: { distr: given.log ? 3 : 1 } },
       axes: [
         { ...axis, size: 22, gap: 4, grid: { show: false }, values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) && tick >= 0 ? tick.toLocaleString("en-US") : "")) },
-        { ...axis, size: 168 * scaled(), gap: 6, space: 26, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : spell(Number(tick.toPrecision(6)), 2))) },
+        { ...axis, size: gutter, gap: 6, space: 26, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : spell(Number(tick.toPrecision(6)), 2))) },
       ],
       series: [{}, ...given.lines.map((line) => ({
         stroke: () => css(line.kind === "line" ? "--line" : "--second"), width: 1.6, dash: line.kind === "line" ? [] : [5, 4],
@@ -122,7 +124,7 @@
       plot.setCursor({ left: plot.valToPos(joined[0][at], "x"), top: 1 });
       now.setAttribute("aria-live", "polite");
     });
-    return { plot, resize: () => plot.setSize({ width: host.clientWidth, height: box.height * scaled() }) };
+    return { plot, resize: () => plot.setSize({ width: host.clientWidth, height: height() }) };
   }
 
   function decorate(u, given, marks) { // findings as lines, what is not finite as ticks
@@ -256,6 +258,64 @@
     return { ready, value: (x, y) => meaning(pixels.at(x, y), map) };
   }
 
+  // As ridges.py, from the densities of all tensors in one picture.
+  function ridge(pixels, first, steps, low, high) {
+    const width = 420, gap = 16, tall = 40, left = 54, bins = pixels.width;
+    const svg = document.createElementNS(SVG, "svg");
+    const add = (name, attributes, text) => {
+      const node = svg.appendChild(document.createElementNS(SVG, name));
+      Object.entries(attributes).forEach(([key, value]) => node.setAttribute(key, value));
+      if (text !== undefined) node.textContent = text;
+    };
+    const x = (bin) => left + ((width - 10 - left) * bin) / (bins - 1), bottom = tall + gap * (steps.length - 1);
+    svg.setAttribute("class", "ridges");
+    svg.setAttribute("viewBox", `0 0 ${width} ${bottom + 22}`);
+    steps.forEach((step, i) => {
+      const base = tall + gap * i;
+      const y = (bin) => base - (pixels.at(bin, first + i) / 255) * (tall - 4);
+      const line = Array.from({ length: bins }, (_, bin) => `${x(bin).toFixed(1)} ${y(bin).toFixed(1)}`).join("L");
+      add("path", { class: "ridge", d: `M${line}L${x(bins - 1)} ${base}L${x(0)} ${base}Z` });
+      add("text", { class: "tick", x: left - 8, y: base, "text-anchor": "end" }, step.toLocaleString("en-US"));
+    });
+    add("text", { class: "tick", x: left, y: bottom + 18 }, spell(low));
+    add("text", { class: "tick", x: width - 10, y: bottom + 18, "text-anchor": "end" }, spell(high));
+    return svg;
+  }
+
+  // What opens the histograms of a tensor: rows of heatmaps and names in the text.
+  function histograms(section, atlases) {
+    const panel = section.querySelector(".histograms");
+    if (!panel) return () => {};
+    panel.hidden = false;
+    const pictures = atlases.map(({ kind }) => unpack([...panel.querySelectorAll(".atlas")].find((image) => image.dataset.kind === kind).src));
+    async function open(name) {
+      const figures = await Promise.all(atlases.map(async (atlas, i) => {
+        const at = atlas.names.indexOf(name), pixels = await pictures[i];
+        if (at < 0) return null;
+        const figure = document.createElement("figure");
+        figure.appendChild(document.createElement("figcaption")).textContent = atlas.kind;
+        figure.append(ridge(pixels, at * 12, atlas.steps[at], atlas.low[at], atlas.high[at]));
+        return figure;
+      }));
+      const found = figures.filter((figure) => figure);
+      panel.querySelector(".chosen").textContent = found.length ? name : `no histograms of ${name} are logged`;
+      panel.querySelector(".plots").replaceChildren(...found);
+    }
+    section.querySelectorAll("[data-tensor]").forEach((node) => {
+      if (!atlases.some(({ names }) => names.includes(node.dataset.tensor))) return;
+      node.tabIndex = 0;
+      node.setAttribute("role", "button");
+      const chosen = () => open(node.dataset.tensor).then(() => panel.scrollIntoView({ block: "nearest" }));
+      node.addEventListener("click", chosen);
+      node.addEventListener("keydown", (event) => {
+        if (event.key !== "Enter" && event.key !== " ") return;
+        event.preventDefault();
+        chosen();
+      });
+    });
+    return open;
+  }
+
   function rememberTab(section) { // over the reloads of a page that follows a run
     section.querySelectorAll("input.tab").forEach((tab) => {
       try {
@@ -269,9 +329,10 @@
   for (const run of data) {
     const section = document.getElementById(run.anchor), steps = new Steps(run.span);
     rememberTab(section);
+    const open = histograms(section, run.atlases);
     run.charts.forEach((given, i) => drawn.push(chart(section.querySelector(`[data-chart="${i}"]`), given, steps, run.marks)));
     for (const map of run.heatmaps) {
-      maps.push(heatmap(section.querySelector(`[data-measure="${map.key}"]`), map, steps, () => {}));
+      maps.push(heatmap(section.querySelector(`[data-measure="${map.key}"]`), map, steps, open));
     }
   }
   addEventListener("resize", () => drawn.forEach(({ resize }) => resize()));
