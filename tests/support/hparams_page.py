@@ -34,7 +34,7 @@ def hparams_page(logdir: Path) -> Page:
     groups = list_session_groups.Handler(context.RequestContext(), backend, "", request).run()
     rows = {}
     for group in json_format.MessageToDict(groups).get("sessionGroups", []):
-        metrics = {value["name"]["tag"]: value["value"] for value in group.get("metricValues", [])}
+        metrics = {value["name"]["tag"]: value.get("value", 0.0) for value in group.get("metricValues", [])}
         rows[group["name"]] = (group["hparams"], metrics)
     return Page(
         [info["name"] for info in columns.get("hparamInfos", [])],
