@@ -280,3 +280,21 @@ def test_the_example(
     scalars = read(tmp_path).Tags()["scalars"]
     assert {"train/loss", "eval/accuracy", "grad_norm/global", "fastlog/overhead"} <= set(scalars)
     assert ("activation_norm/global" in scalars) == ("all" in options)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_example_of_a_llama_with_adapters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = Path(__file__).parents[1] / "examples" / "finetune_llama_lora.py"
+    sizes = ["--steps=3", "--batch-size=2", "--held-out=4", "--logging-steps=2", "--lr=0.05"]
+    monkeypatch.setattr(sys, "argv", [str(script), *sizes, f"--output={tmp_path}"])
+    monkeypatch.syspath_prepend(str(script.parent))
+    runpy.run_path(str(script), run_name="__main__")
+    output = capsys.readouterr().out
+    found = re.search(r"perplexity on 4 held-out reviews: (\d+) before, (\d+) after", output)
+    assert found and int(found[2]) < int(found[1]), output
+    events = read(tmp_path)
+    assert [event.step for event in events.Scalars("update_ratio/global")] == [2, 3]
+    adapters = {tag for tag in events.Tags()["histograms"] if "lora_" in tag}
+    assert len(adapters) == 3 * 4 * 4 * 2, "three kinds, four layers of four matrices, two factors each"
