@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import torch
 
-from fastlog.cuda_runtime import Event, Runtime, is_capturing
-from fastlog.devices import runtime_of
+from fastlog.summaries.cuda.devices import runtime_of
+from fastlog.summaries.cuda.runtime import Event, Runtime, is_capturing
 
 
 class _Timer(NamedTuple):
