@@ -192,14 +192,18 @@ def test_the_switch(fake_cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_forked_child_does_not_wait_for_the_parents_locks(fake_cuda: FakeCuda, tmp_path: Path) -> None:
     writer = SummaryWriter(tmp_path)
     writer.add_histogram("w", fake_cuda.tensor(torch.ones(5)), 0)
-    locks = [engine.transfers._lock for engine in fastlog.devices._engines.values()]
-    for lock in (*locks, fastlog.devices._preparing):
+    locks = [engine.transfers._lock for engine in fastlog.summaries.cuda.devices._engines.values()]
+    for lock in (*locks, fastlog.summaries.cuda.devices._preparing):
         lock.acquire()  # as another thread of the parent might hold it at the fork
     child = os.fork()
     if child == 0:
         signal.alarm(20)
-        os._exit(0 if writer.stats()["cuda"] == {} and fastlog.devices._preparing.acquire(timeout=5) else 1)
-    for lock in (*locks, fastlog.devices._preparing):
+        os._exit(
+            0
+            if writer.stats()["cuda"] == {} and fastlog.summaries.cuda.devices._preparing.acquire(timeout=5)
+            else 1
+        )
+    for lock in (*locks, fastlog.summaries.cuda.devices._preparing):
         lock.release()
     assert os.waitpid(child, 0)[1] == 0
     assert writer.stats()["cuda"]["launches"] > 0
