@@ -10,7 +10,7 @@ from setuptools import setup
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from build_cuda import BuildExtensions, cuda_extensions
 
-_BINDINGS = ["csrc/python/core_module.cpp", "csrc/python/events.cpp"]
+_BINDINGS = ["csrc/python/core_module.cpp", "csrc/python/events.cpp", "csrc/python/reading.cpp"]
 
 ParallelCompile("FASTLOG_BUILD_JOBS", default=0).install()  # 0: as many as there are cores
 

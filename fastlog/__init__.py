@@ -3,6 +3,7 @@
 from fastlog.common.notices import FastlogWarning
 from fastlog.custom_op import from_tensors
 from fastlog.install import install, uninstall
+from fastlog.runs import Run, load
 from fastlog.signals import flush_on_signals
 from fastlog.summaries.engines import summarize
 from fastlog.summaries.summary import TensorSummary
@@ -16,12 +17,14 @@ __version__ = "0.1.0"
 __all__ = [
     "FastlogWarning",
     "GlobalSummaryWriter",
+    "Run",
     "SummaryWriter",
     "TensorSummary",
     "TorchSummaryWriter",
     "flush_on_signals",
     "from_tensors",
     "install",
+    "load",
     "summarize",
     "uninstall",
     "watch",

@@ -11,6 +11,7 @@
 #include "cpu/engine.h"
 #include "cpu/kernels.h"
 #include "python/events.h"
+#include "python/reading.h"
 #include "python/without_gil.h"
 
 namespace py = pybind11;
@@ -87,4 +88,5 @@ PYBIND11_MODULE(_core, m) {
   m.def("cpu_path", [] { return std::string(fastlog::cpu::chosen_kernels().name); });
   m.def("choose_cpu_path", &fastlog::cpu::choose_kernels, py::arg("name"));
   fastlog::register_events(m);
+  fastlog::register_reading(m);
 }

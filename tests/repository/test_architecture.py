@@ -21,7 +21,8 @@ ROOMS = {
     "distributed": {"common", "summaries"},
     "writer": {"common", "summaries", "events", "distributed"},
     "watching": {"common", "summaries", "events", "distributed", "writer"},
-    "health": {"common", "summaries", "events", "writer", "watching"},
+    "runs": {"common", "summaries"},
+    "health": {"common", "summaries", "events", "runs", "writer", "watching"},
     "integrations": {"common", "summaries", "distributed", "writer", "watching", "health"},
 }
 

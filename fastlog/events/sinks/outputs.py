@@ -239,7 +239,7 @@ class FsspecWriter:
 
     def __init__(self, url: str) -> None:
         try:
-            from fsspec.core import url_to_fs  # type: ignore[import-untyped]
+            from fsspec.core import url_to_fs
         except ImportError as error:
             raise ImportError(f"logging to {url} needs fsspec: pip install fsspec") from error
         self._fs, self._path = url_to_fs(url)

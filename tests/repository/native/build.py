@@ -58,7 +58,7 @@ def extension(mode: str) -> Path:
 
     includes = [f"-I{pybind11.get_include()}", f"-I{sysconfig.get_paths()['include']}", "-fvisibility=hidden"]
     sources = [
-        *(CSRC / "python" / name for name in ("core_module.cpp", "events.cpp")),
+        *(CSRC / "python" / name for name in ("core_module.cpp", "events.cpp", "reading.cpp")),
         *sorted((CSRC / "cpu").glob("*.cpp")),
         *sorted((CSRC / "events").glob("*.cpp")),
     ]

@@ -57,6 +57,48 @@ def check_summaries(core: Any) -> list[bytes]:
     return expected
 
 
+def check_scans(core: Any, records: bytes) -> None:
+    """Files of any bytes: with their checksums wrong, and with events of any bytes under right ones."""
+    rng = random.Random(2)
+    for _ in range(3000):
+        scan = core.EventScan(rng.random() < 0.5)
+        mutated = bytearray(records)
+        for _ in range(rng.randrange(4)):
+            mutated[rng.randrange(len(mutated))] = rng.randrange(256)
+        attempt(scan.read_bytes, bytes(mutated[: rng.randrange(len(mutated) + 1)]))
+        rows = scan.rows()
+        assert all(0 <= row["offset"] <= len(records) for row in rows)
+        payloads = [records[row["offset"] : row["offset"] + row["size"]] for row in rows if row["kind"] == 1]
+        attempt(core.decode_histograms, payloads)
+    events = _events_of(records)
+    for _ in range(3000):
+        event = bytearray(rng.choice(events))
+        for _ in range(rng.randrange(1, 6)):
+            event[rng.randrange(len(event))] = rng.choice((0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)))
+        scan = core.EventScan(False)
+        scan.read_bytes(_record(core, bytes(event[: rng.randrange(len(event) + 1)])))
+        payloads = [
+            bytes(event[row["offset"] - 12 :][: row["size"]]) for row in scan.rows() if row["kind"] == 1
+        ]
+        attempt(core.decode_histograms, payloads)
+
+
+def _events_of(records: bytes) -> list[bytes]:
+    events = []
+    at = 0
+    while at < len(records):
+        length = int.from_bytes(records[at : at + 8], "little")
+        events.append(records[at + 12 : at + 12 + length])
+        at += length + 16
+    return events
+
+
+def _record(core: Any, event: bytes) -> bytes:
+    head = len(event).to_bytes(8, "little")
+    checksums = [core.masked_crc32c(part).to_bytes(4, "little") for part in (head, event)]
+    return head + checksums[0] + event + checksums[1]
+
+
 def check_malformed(core: Any, packed: list[bytes]) -> None:
     rng = random.Random(0)
     samples = [packed[0], packed[1], *rng.sample(packed, 6)]
@@ -144,6 +186,9 @@ def main(path: str, fault: str) -> None:
     packed = check_summaries(core)
     check_malformed(core, packed)
     check_events(core, packed)
+    check_scans(
+        core, core.encode_events([(0, "a", 1.0, 1, 2.0), (1, "h", packed[9], 2, 0.0), (0, "é", 0.0, 3, 0.0)])
+    )
     assert "torch" not in sys.modules
     print("right")
 
