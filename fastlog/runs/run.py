@@ -210,9 +210,22 @@ class Run:
         joined = np.concatenate(of_kind)
         return Series(joined["step"].copy(), joined["wall_time"].copy(), joined["value"].copy())
 
-    def histograms(self, tag: str) -> Histograms:
-        """All of a tag. Raises KeyError where there are none, ValueError where one is malformed."""
+    def histograms(self, tag: str, most: int | None = None) -> Histograms:
+        """The histograms of a tag: all, or ``most`` of them, evenly spaced, the first and the last included.
+
+        Raises:
+            KeyError: there are none.
+            ValueError: one is malformed, or ``most`` is less than 1.
+        """
+        if most is not None and most < 1:
+            raise ValueError(f"histograms: most={most} must be at least 1")
         parts = [part[part["kind"] == HISTOGRAM] for part in self._rows(tag, "histograms")]
+        number = sum(map(len, parts))
+        if most is not None and most < number:
+            chosen = np.zeros(number, bool)
+            chosen[np.linspace(0, number - 1, most).round().astype(int)] = True
+            inside = np.split(chosen, np.cumsum([len(part) for part in parts])[:-1])
+            parts = [part[kept] for part, kept in zip(parts, inside, strict=True)]
         decoded = [file.histograms(part) for file, part in zip(self.files, parts, strict=True) if len(part)]
         joined = np.concatenate(parts)
         moments = np.concatenate([moments for moments, *_ in decoded])

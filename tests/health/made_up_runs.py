@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from fastlog.health.findings import Chart, Finding, RunHealth
@@ -15,7 +17,16 @@ from fastlog.health.history import (
     Kind,
     Parameter,
 )
-from fastlog.health.report.ridges import Histograms
+
+
+@dataclass(frozen=True)
+class Histograms:
+    """As `fastlog.load` gives them."""
+
+    steps: np.ndarray
+    limits: list[np.ndarray]
+    counts: list[np.ndarray]
+
 
 CHECKED = (
     *(

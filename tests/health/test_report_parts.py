@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_up_runs import Histograms
 from PIL import Image
 
 from fastlog.health.report import numbers, png
@@ -19,7 +20,7 @@ from fastlog.health.report.colours import LEVELS, NAN, NAN_COLOUR, NOTHING, PALE
 from fastlog.health.report.heatmap import short_names
 from fastlog.health.report.layers import Change
 from fastlog.health.report.markup import element, joined, json_data, verbatim
-from fastlog.health.report.ridges import BINS, Histograms, ridge
+from fastlog.health.report.ridges import BINS, ridge
 from fastlog.health.report.thinning import Columns, line, matrix
 
 HOSTILE = [

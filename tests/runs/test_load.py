@@ -105,6 +105,21 @@ def test_bins_of_other_edges_are_none(tmp_path):
     assert loaded(tmp_path).histograms("x").bins is None
 
 
+def test_a_few_histograms_can_be_read_of_many(tmp_path):
+    for part in range(2):
+        with fastlog.SummaryWriter(str(tmp_path), filename_suffix=f".{part}") as writer:
+            for step in range(part * 10, part * 10 + 10):
+                writer.add_histogram("x", torch.full((3,), 1.0 + step), step)
+    run = loaded(tmp_path)
+    few, every = run.histograms("x", most=3), run.histograms("x")
+    assert few.steps.tolist() == [0, 10, 19] and few.max.tolist() == [1, 11, 20]
+    assert few.counts[1].tolist() == every.counts[10].tolist()
+    assert len(run.histograms("x", most=20)) == len(run.histograms("x", most=99)) == len(every) == 20
+    assert run.histograms("x", most=1).steps.tolist() == [0]
+    with pytest.raises(ValueError, match="most=0"):
+        run.histograms("x", most=0)
+
+
 def test_quantiles_are_those_of_the_values(tmp_path):
     values = np.sort(np.random.default_rng(0).standard_normal(20_001))
     with fastlog.SummaryWriter(str(tmp_path)) as writer:

@@ -119,7 +119,7 @@ def test_off_steps_do_nothing_but_count(writer: SummaryWriter, monkeypatch: pyte
     train(model, optimizer, 1)
     after_first = ticks
     monkeypatch.setattr(fastlog.watching.watcher, "pack_many", None)
-    monkeypatch.setattr(fastlog.watching.watcher, "selection", None)
+    monkeypatch.setattr(fastlog.watching.watcher, "select", None)
     train(model, optimizer, 50)
     assert ticks == after_first
     writer.flush()

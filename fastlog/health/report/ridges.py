@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,13 +21,17 @@ LEVELS = 255  # of a density
 _CUT = 0.002  # share of the values that may lie beyond each end of the axis
 
 
-@dataclass(frozen=True)
-class Histograms:
-    """A tensor's histograms as event files hold them: ``counts[t][i]`` values up to ``limits[t][i]``."""
+class Histograms(Protocol):
+    """A tensor's histograms as `fastlog.load` reads them: ``counts[t][i]`` values up to ``limits[t][i]``."""
 
-    steps: npt.NDArray[np.int64]
-    limits: Sequence[npt.NDArray[np.float64]]
-    counts: Sequence[npt.NDArray[np.float64]]
+    @property
+    def steps(self) -> npt.NDArray[np.int64]: ...
+
+    @property
+    def limits(self) -> Sequence[npt.NDArray[np.float64]]: ...
+
+    @property
+    def counts(self) -> Sequence[npt.NDArray[np.float64]]: ...
 
 
 @dataclass(frozen=True)
