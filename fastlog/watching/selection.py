@@ -93,9 +93,10 @@ def layer_of(name: str) -> str:
 
 def _adapter_prefix(model: nn.Module) -> str:
     """What PEFT puts before the names of the model inside."""
-    if not hasattr(model, "peft_config") or not hasattr(model, "get_base_model"):
+    inside = getattr(model, "get_base_model", None)
+    if not hasattr(model, "peft_config") or not callable(inside):
         return ""
-    return "base_model." if model.get_base_model() is model.base_model else "base_model.model."
+    return "base_model." if inside() is model.base_model else "base_model.model."
 
 
 def _plain(name: str) -> str:
