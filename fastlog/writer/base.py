@@ -47,6 +47,7 @@ def unless_comet(method: Callable[P, None]) -> Callable[P, None]:
 class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
     purge_step: int | None
     _tags = CLEAN_TAGS
+    _as_torch = False  # encode values as torch.utils.tensorboard does where tensorboardX differs
 
     def __init__(
         self,

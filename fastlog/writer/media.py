@@ -32,7 +32,7 @@ class MediaWriter(WriterBase):
         Args:
             tag: name of the series.
             img_tensor: tensor or array in the order of ``dataformats``; uint8 in [0, 255], else in [0, 1];
-                1, 3 or 4 channels.
+                1 to 4 channels. Values beyond are cut, with a warning.
             dataformats: "CHW", "HWC", "HW", "NCHW", "NHWC", ...
         """
         self._add_image("add_image", tag, img_tensor, global_step, walltime, dataformats)
@@ -64,8 +64,13 @@ class MediaWriter(WriterBase):
         with self._guarded(place) as since:
             part = take(pixels, "img_tensor")
             media.check_image(part.shape, dataformats)
-            encode = functools.partial(media.image, name, dataformats)
+            encode = functools.partial(media.image, name, dataformats, self._encoding(place))
             self._enqueue_summary(place, [part], encode, global_step, walltime, since)
+
+    def _encoding(self, place: str) -> media.Encoding:
+        """How the values of one call are encoded; what is cut is said once for each method."""
+        cause, tell = f"{place.partition('(')[0]} cut", self._bad_values.tell
+        return media.Encoding(self._as_torch, lambda words: tell(cause, f"{place}: {words} (said once)"))
 
     @unless_comet
     def add_image_with_boxes(
@@ -86,7 +91,8 @@ class MediaWriter(WriterBase):
 
         Args:
             img_tensor, dataformats: as in ``add_image``.
-            box_tensor: (boxes, 4) of xmin, ymin, xmax, ymax in pixels.
+            box_tensor: (boxes, 4 or more) of xmin, ymin, xmax, ymax in pixels; further columns, such as
+                scores, are not drawn.
             labels: a string for each box.
             rescale: factor of the logged image's size.
         """
@@ -100,15 +106,11 @@ class MediaWriter(WriterBase):
         place = f"add_image_with_boxes({tag!r})"
         with self._guarded(place) as since:
             image, boxes = take(img_tensor, "img_tensor"), take(box_tensor, "box_tensor")
-            media.check_image(image.shape, dataformats)
+            factor = positive(as_float(rescale, "rescale"), "rescale")
+            media.check_image(image.shape, dataformats, factor)
             names = media.box_labels(boxes.shape, labels)
-            encode = functools.partial(
-                tbx.image_boxes,
-                tag,
-                rescale=positive(as_float(rescale, "rescale"), "rescale"),
-                dataformats=dataformats,
-                labels=names,
-            )
+            encoding = self._encoding(place)
+            encode = functools.partial(media.image_with_boxes, tag, dataformats, encoding, factor, names)
             self._enqueue_summary(place, [image, boxes], encode, global_step, walltime, since)
 
     def add_figure(
@@ -130,7 +132,7 @@ class MediaWriter(WriterBase):
             if self._comet_on:
                 self.add_image(tag, pixels, global_step, walltime, dataformats)
                 return
-            encode = functools.partial(media.image, name, dataformats)
+            encode = functools.partial(media.image, name, dataformats, self._encoding(place))
             parts = [take(pixels, "figure")]
             self._enqueue_summary(place, parts, encode, global_step, walltime, since)
 
@@ -155,7 +157,8 @@ class MediaWriter(WriterBase):
         with self._guarded(place) as since:
             part = take(vid_tensor, "vid_tensor")
             media.check_dimensions("vid_tensor", part.shape, dataformats, "NTCHW")
-            encode = functools.partial(media.video, name, positive(as_float(fps, "fps"), "fps"), dataformats)
+            rate = positive(as_float(fps, "fps"), "fps")
+            encode = functools.partial(media.video, name, rate, dataformats, self._encoding(place))
             self._enqueue_summary(place, [part], encode, global_step, walltime, since)
 
     @unless_comet
@@ -170,8 +173,8 @@ class MediaWriter(WriterBase):
         """Logs sound as WAV, 16 bits.
 
         Args:
-            snd_tensor: (frames,) or (frames, channels) with 1 or 2 channels, or torch.utils.tensorboard's
-                (1, frames); in [-1, 1].
+            snd_tensor: (frames,), (frames, channels) or (channels, frames) with 1 or 2 channels; in [-1, 1].
+                What is beyond is cut, with a warning.
             sample_rate: in Hz.
         """
         tag = checked_tag(tag, "add_audio")
@@ -179,9 +182,8 @@ class MediaWriter(WriterBase):
         with self._guarded(place) as since:
             part = take(snd_tensor, "snd_tensor")
             media.check_audio(part.shape)
-            encode = functools.partial(
-                media.audio, tag, positive(as_int(sample_rate, "sample_rate"), "sample_rate")
-            )
+            rate = positive(as_int(sample_rate, "sample_rate"), "sample_rate")
+            encode = functools.partial(media.audio, tag, rate, self._encoding(place))
             self._enqueue_summary(place, [part], encode, global_step, walltime, since)
 
     def add_text(
@@ -343,7 +345,8 @@ class MediaWriter(WriterBase):
             for key, part in parts.items():
                 if len(part.shape) != 3:
                     raise ValueError(f"{key} has shape {part.shape}; expected 3 dimensions")
-            encode = functools.partial(_mesh, tag, media.json_copy(config_dict), list(parts))
+            config = media.json_copy(config_dict)
+            encode = functools.partial(media.mesh, tag, config, self._as_torch, list(parts))
             self._enqueue_summary(place, list(parts.values()), encode, global_step, walltime, since)
 
     def add_tensor(
@@ -359,7 +362,7 @@ class MediaWriter(WriterBase):
         tag = checked_tag(tag, "add_tensor")
         place = f"add_tensor({tag!r})"
         with self._guarded(place) as since:
-            part, encode = media.tensor_encoder(tag, tensor)
+            part, encode = media.tensor_encoder(tag, tensor, self._as_torch)
             self._enqueue_summary(place, [part], encode, global_step, walltime, since)
 
 
@@ -369,8 +372,3 @@ def _pr_curve(tag: str, num_thresholds: int, labels: Any, predictions: Any, weig
 
 def _pr_curve_raw(tag: str, num_thresholds: int, *counts: Any) -> Any:
     return tbx.pr_curve_raw(tag, *counts, num_thresholds)
-
-
-def _mesh(tag: str, config: Any, keys: list[str], *arrays: Any) -> Any:
-    given = dict(zip(keys, arrays, strict=True))
-    return tbx.mesh(tag, given["vertices"], given.get("colors"), given.get("faces"), config)

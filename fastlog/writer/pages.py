@@ -57,7 +57,16 @@ class PageWriter(MediaWriter):
         session = checked_tag(session if run_name is None else run_name, "add_hparams", "run_name")
         session = session or str(time())
         domain = {} if hparam_domain_discrete is None else hparam_domain_discrete
-        opened = self._open_session(session, hparam_dict, metric_dict, domain, global_step)
+        place = f"add_hparams({session!r})"
+        for argument, given in (
+            ("hparam_dict", hparam_dict),
+            ("metric_dict", metric_dict),
+            ("hparam_domain_discrete", domain),
+        ):
+            hparams.check_dict(place, argument, given)
+        if self._as_torch:
+            hparams.check_as_torch(place, hparam_dict, metric_dict)
+        opened = self._open_session(place, session, hparam_dict, list(metric_dict), domain, global_step)
         if opened is None:
             return
         writer, step, wall_time = opened
@@ -74,23 +83,22 @@ class PageWriter(MediaWriter):
             self._get_comet_logger().log_parameters(hparam_dict, step=global_step)
 
     def _open_session(
-        self, session: str, hparam_dict: Any, metric_dict: Any, domain: Any, global_step: Any
+        self,
+        place: str,
+        session: str,
+        hparam_dict: dict[str, Any],
+        metrics: list[str],
+        domain: dict[str, list[Any]],
+        global_step: Any,
     ) -> tuple[FileWriter | NullFileWriter, int | None, float] | None:
         """Logs what describes a session. The writer, the step and the wall time of its metrics; None where
         nothing can be logged."""
-        place = f"add_hparams({session!r})"
         with self._guarded(place):
-            for argument, given in (
-                ("hparam_dict", hparam_dict),
-                ("metric_dict", metric_dict),
-                ("hparam_domain_discrete", domain),
-            ):
-                hparams.check_dict(argument, given)
             main = self._get_file_writer()
             step, wall_time = self._stamp(place, global_step, None)
             values = {key: hparams.plain(value) for key, value in hparam_dict.items()}
-            metrics = [self._name(key, place, "a key of metric_dict") for key in metric_dict]
-            summaries = hparams.summaries(values, metrics, domain)
+            tags = [self._name(key, place) for key in metrics]
+            summaries = hparams.summaries(values, tags, domain)
             path = hparams.session_directory(str(main.get_logdir()), str(self.logdir), session)
             missing = [key for key, value in values.items() if value is None]
             self._warn_of_session(place, session, path, missing)

@@ -1,4 +1,4 @@
-"""SummaryWriter with torch.utils.tensorboard's way with tags."""
+"""SummaryWriter with torch.utils.tensorboard's way with tags and values."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from fastlog.writer.tags import VERBATIM_TAGS, subdirectory
 
 
 class TorchSummaryWriter(SummaryWriter):
-    """A ``SummaryWriter`` with torch.utils.tensorboard's names, so that the charts of a resumed run go on.
+    """A ``SummaryWriter`` that does as torch.utils.tensorboard's where tensorboardX differs.
 
-    Tags are written as they are ("loss (train)" stays), and ``add_scalars`` writes to the directory
-    ``main_tag``, with "_" for "/", + "_" + ``tag``.
+    The charts of a resumed run go on: tags are written as they are ("loss (train)" stays), ``add_scalars``
+    writes to the directory ``main_tag``, with "_" for "/", + "_" + ``tag``, and the series of a mesh have
+    torch's names. Pixels and samples are the same. ``add_hparams`` raises for what torch cannot log.
     """
 
     __module__ = "fastlog"
     _tags = VERBATIM_TAGS
+    _as_torch = True
 
     def _scalars_directory(self, logdir: str, main_tag: str, tag: str) -> str:
         return subdirectory(logdir, f"{main_tag.replace('/', '_')}_{tag}")

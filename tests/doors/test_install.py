@@ -89,7 +89,7 @@ def test_our_base_class_stays_tensorboardXs_own(tmp_path: Path) -> None:
 
 
 def torchs_calls(writer: Any) -> None:
-    """What torch writes with a tag of the caller's (the mesh plugin has names of its own)."""
+    """What torch writes with a tag of the caller's."""
     tag, pixels = "a (b)/ü:c", np.zeros((3, 4, 4), np.uint8)
     writer.add_scalar("/" + tag, 1.0, 1, 5.0)
     writer.add_scalar(tag + "new", 1.0, 1, 5.0, new_style=True)
@@ -102,6 +102,7 @@ def torchs_calls(writer: Any) -> None:
     writer.add_text(tag + "t", "text", 1, 5.0)
     writer.add_pr_curve(tag + "p", np.array([0, 1]), np.array([0.1, 0.9]), 1, walltime=5.0)
     writer.add_tensor(tag + "x", torch.ones(2), 1, 5.0)
+    writer.add_mesh(tag + "m", np.zeros((1, 2, 3)), np.zeros((1, 2, 3)), np.zeros((1, 1, 3)), None, 1, 5.0)
     writer.add_hparams({"l (r)": 0.1}, {"m (x)": 1.0}, run_name="run (1)", global_step=1)
 
 
@@ -129,6 +130,31 @@ def test_torchs_names_go_on(tmp_path: Path) -> None:
         == scalars(tmp_path / "theirs/run (1)")[-1]
         == ("m (x)", 1, 1.0)
     )
+
+
+WRONG_HPARAMS: dict[str, tuple[Any, Any, Any]] = {
+    "hyperparameters in a list": ([], {}, None),
+    "metrics in a list": ({}, [], None),
+    "a list": ({"a": [1, 2]}, {"m": 1.0}, None),
+    "a dict": ({"a": {}}, {"m": 1.0}, None),
+    "a function": ({"a": print}, {"m": 1.0}, None),
+    "a path": ({"a": Path("a")}, {"m": 1.0}, None),
+    "a metric that is a list": ({"a": 1.0}, {"m": [1, 2]}, None),
+    "a metric that is a dict": ({"a": 1.0}, {"m": {"f1": 1.0}}, None),
+    "values of another type": ({"a": 1.0}, {"m": 1.0}, {"a": [True]}),
+    "values of no hyperparameter": ({"a": 1.0}, {"m": 1.0}, {"b": []}),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_HPARAMS)
+def test_hyperparameters_that_torch_refuses_raise_what_torch_raises(name: str, tmp_path: Path) -> None:
+    hparams, metrics, domain = WRONG_HPARAMS[name]
+    with TORCH(str(tmp_path / "theirs")) as writer, pytest.raises(Exception) as theirs:
+        writer.add_hparams(hparams, metrics, domain)
+    with TorchSummaryWriter(tmp_path / "ours") as writer, pytest.raises(theirs.type) as ours:
+        writer.add_hparams(hparams, metrics, domain)
+    assert type(ours.value) is theirs.type and str(ours.value).startswith("add_hparams('")
+    assert len(files(tmp_path / "ours")) == 1 and values(tmp_path / "ours") == {}
 
 
 @pytest.mark.usefixtures("installed")

@@ -169,15 +169,6 @@ SAME: dict[str, Calls] = {
     "add_pr_curve_raw of lists": lambda w: w.add_pr_curve_raw(
         "pr", *[list(c) for c in COUNTS], 7, 200, None, 1234.5
     ),
-    "add_mesh": lambda w: w.add_mesh(
-        "mesh (x)",
-        torch.arange(12.0).reshape(1, 4, 3),
-        torch.full((1, 4, 3), 200, dtype=torch.int),
-        np.arange(6).reshape(1, 2, 3),
-        {"lights": [{"cls": "AmbientLight"}]},
-        **AT,
-    ),
-    "add_mesh of points": lambda w: w.add_mesh("mesh", np.zeros((1, 4, 3)), **AT),
     "use_metadata": lambda w: with_metadata(w),
 }
 

@@ -13,20 +13,40 @@ import torch
 from tensorboardX import summary as tbx
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
-from fastlog.writer.tags import encodable, subdirectory
+from fastlog.writer.tags import checked_tag, encodable, subdirectory
 
 _LONGEST = 1000  # characters of a value that is shown as text
 
 Plain: TypeAlias = bool | int | float | str
 
 
-def check_dict(argument: str, given: Any) -> None:
+def check_dict(place: str, argument: str, given: Any) -> None:
     """Raises TypeError unless this is a dict whose keys are strings."""
     if not isinstance(given, dict):
-        raise TypeError(f"{argument} must be a dict, not {type(given).__name__}")
+        raise TypeError(f"{place}: {argument} must be a dict, not {type(given).__name__}")
     for key in given:
-        if not isinstance(key, str):
-            raise TypeError(f"a key of {argument} must be a string, not {type(key).__name__}: {key!r:.100}")
+        checked_tag(key, place, f"a key of {argument}")
+
+
+def check_as_torch(place: str, hparam_dict: Mapping[str, Any], metric_dict: Mapping[str, Any]) -> None:
+    """Raises what torch raises for values that it cannot log; None is none of them.
+
+    Raises:
+        ValueError: a hyperparameter that is no number, string, bool or tensor.
+        NotImplementedError: a metric that is no number, array or tensor.
+    """
+    for key, value in hparam_dict.items():
+        if value is not None and not isinstance(value, (int, float, str, torch.Tensor, np.generic)):
+            kinds = "int, float, str, bool, or torch.Tensor"
+            raise ValueError(
+                f"{place}: hparam_dict[{key!r}] should be one of {kinds}, not {type(value).__name__}"
+            )
+    for key, value in metric_dict.items():
+        if value is not None and not isinstance(value, (torch.Tensor, np.ndarray)) and not np.isscalar(value):
+            kinds = "a number, an array or a tensor"
+            raise NotImplementedError(
+                f"{place}: metric_dict[{key!r}] must be {kinds}, not {type(value).__name__}"
+            )
 
 
 def plain(value: Any) -> Plain | None:

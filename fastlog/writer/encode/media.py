@@ -8,12 +8,13 @@ import json
 import os
 import wave
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from tensorboardX import embedding
 from tensorboardX import summary as tbx
+from tensorboardX.proto.plugin_mesh_pb2 import MeshPluginData
 from tensorboardX.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboardX.proto.tensor_pb2 import TensorProto
 from tensorboardX.proto.tensor_shape_pb2 import TensorShapeProto
@@ -22,6 +23,10 @@ from fastlog.writer.encode.snapshots import Snapshot, no_value, take
 from fastlog.writer.tags import encodable
 
 Array = np.ndarray[Any, Any]
+
+_LONGEST_SIDE = 65_535  # pixels
+_COMPONENTS = 7 << 3  # the key of ``MeshPluginData.components``, which tensorboardX's copy of it lacks
+_OVERSHOOT = 0.1  # what interpolation and rounding add to values in [0, 1] is nothing to talk about
 
 # dtype: (its name in TensorProto, the field of its values, an integer dtype where the field takes bits)
 _TENSOR_PROTO: dict[torch.dtype, tuple[str, str, torch.dtype | None]] = {
@@ -40,6 +45,18 @@ _TENSOR_PROTO: dict[torch.dtype, tuple[str, str, torch.dtype | None]] = {
 }
 
 
+class Encoding(NamedTuple):
+    """How the values of one call are encoded.
+
+    Attributes:
+        as_torch: as torch.utils.tensorboard does where tensorboardX differs.
+        tell: told in words of values that are cut.
+    """
+
+    as_torch: bool
+    tell: Callable[[str], None]
+
+
 def check_dimensions(argument: str, shape: Sequence[int], dataformats: str, letters: str) -> None:
     """Raises ValueError unless ``dataformats`` is an order of ``letters`` and ``shape`` has as many
     dimensions."""
@@ -53,22 +70,63 @@ def check_dimensions(argument: str, shape: Sequence[int], dataformats: str, lett
         )
 
 
-def check_image(shape: Sequence[int], dataformats: str) -> None:
-    """Raises ValueError unless the shape is that of an image, or of a batch, in this order."""
+def check_image(shape: Sequence[int], dataformats: str, rescale: float = 1) -> None:
+    """Raises ValueError unless the shape is that of an image, or of a batch, in this order, and the image has
+    pixels when it is ``rescale`` times as large."""
     letters = {2: "HW", 3: "CHW", 4: "NCHW"}.get(
         len(dataformats) if isinstance(dataformats, str) else 0, "CHW"
     )
     check_dimensions("img_tensor", shape, dataformats, letters)
-    channels = shape[dataformats.upper().index("C")] if "C" in letters else 1
-    if channels not in (1, 3, 4):
+    sizes = dict(zip(dataformats.upper(), shape, strict=True))
+    allowed = (1, 3, 4) if "N" in sizes else (1, 2, 3, 4)
+    if sizes.get("C", 1) not in allowed:
         raise ValueError(
-            f"img_tensor has {channels} channels ({tuple(shape)} as {dataformats!r}); expected 1, 3 or 4"
+            f"img_tensor has {sizes['C']} channels ({tuple(shape)} as {dataformats!r}); expected {allowed}"
         )
+    sides = [int(size * rescale) for size in (sizes["H"], sizes["W"])]
+    if min(sides) < 1 or max(sides) > _LONGEST_SIDE:
+        raise ValueError(f"rescale={rescale} makes an image of {sides[0]} x {sides[1]} pixels")
 
 
-def image(tag: str, dataformats: str, pixels: Array) -> Any:
-    """The ``Summary`` of an image."""
-    summary = tbx.image("", pixels, dataformats=dataformats)
+def pixels(argument: str, values: Array, encoding: Encoding) -> Array:
+    """Values in [0, 1] as pixels of 8 bits, cut where they are beyond; uint8 as it is.
+
+    Calculated in float32, as torch does, or in the dtype of the values, as tensorboardX does.
+    """
+    if values.dtype == np.uint8:
+        return values
+    _tell_cut(argument, values, 0, "only uint8 means [0, 255]", encoding)
+    if encoding.as_torch:
+        values = values.astype(np.float32)
+    return (values * 255.0).clip(0, 255).astype(np.uint8)
+
+
+def _tell_cut(argument: str, values: Array, low: int, remedy: str, encoding: Encoding) -> None:
+    smallest, largest = (float(extreme.reduce(values, axis=None)) for extreme in (np.fmin, np.fmax))
+    if smallest < low - _OVERSHOOT or largest > 1 + _OVERSHOOT:
+        span = f"from {smallest:g} to {largest:g}"
+        encoding.tell(f"{argument} has values {span}, which are cut to [{low}, 1]; {remedy}")
+
+
+def image(tag: str, dataformats: str, encoding: Encoding, values: Array) -> Any:
+    """The ``Summary`` of an image, or of a batch as one grid."""
+    summary = tbx.image("", pixels("img_tensor", values, encoding), dataformats=dataformats)
+    summary.value[0].tag = tag
+    return summary
+
+
+def image_with_boxes(
+    tag: str,
+    dataformats: str,
+    encoding: Encoding,
+    rescale: float,
+    labels: list[str] | None,
+    values: Array,
+    boxes: Array,
+) -> Any:
+    """The ``Summary`` of an image with boxes drawn on it."""
+    drawn_on = pixels("img_tensor", values, encoding)
+    summary = tbx.image_boxes("", drawn_on, boxes, rescale, dataformats, labels)
     summary.value[0].tag = tag
     return summary
 
@@ -102,21 +160,21 @@ def listed(values: Any, argument: str) -> list[Any]:
 
 def box_labels(shape: Sequence[int], labels: Any) -> list[str] | None:
     """A label for each of the boxes of this shape; None (as in tensorboardX) if the numbers differ."""
-    if len(shape) != 2 or shape[1] != 4:
-        raise ValueError(f"box_tensor has shape {tuple(shape)}; expected (boxes, 4)")
+    if 0 not in shape[:1] and (len(shape) != 2 or shape[1] < 4):
+        raise ValueError(f"box_tensor has shape {tuple(shape)}; expected (boxes, 4 or more)")
     if labels is None:
         return None
     names = [labels] if isinstance(labels, str) else [str(label) for label in listed(labels, "labels")]
     return names if len(names) == shape[0] else None
 
 
-def video(tag: str, fps: float, dataformats: str, frames: Array) -> Any:
+def video(tag: str, fps: float, dataformats: str, encoding: Encoding, frames: Array) -> Any:
     """The ``Summary`` of a video.
 
     Raises:
         RuntimeError: moviepy is missing, or did not encode it.
     """
-    summary = tbx.video("", frames, fps, dataformats=dataformats)
+    summary = tbx.video("", pixels("vid_tensor", frames, encoding), fps, dataformats)
     summary.value[0].tag = tag
     if not summary.value[0].image.encoded_image_string:
         raise RuntimeError("the video could not be encoded; is moviepy installed (pip install moviepy)?")
@@ -125,21 +183,28 @@ def video(tag: str, fps: float, dataformats: str, frames: Array) -> Any:
 
 def check_audio(shape: Sequence[int]) -> None:
     """Raises ValueError unless the shape is one of those that :func:`audio` takes."""
-    if len(shape) not in (1, 2) or 0 in shape or (len(shape) == 2 and shape[0] != 1 and shape[1] > 2):
+    sizes = [size for size in shape if size != 1]
+    if 0 in shape or len(sizes) > 2 or (len(sizes) == 2 and 2 not in sizes):
         raise ValueError(
-            f"snd_tensor has shape {tuple(shape)}; expected (frames,), (frames, 1 or 2) or (1, frames)"
+            f"snd_tensor has shape {tuple(shape)}; expected (frames,), (frames, 1 or 2) or (1 or 2, frames)"
         )
 
 
-def audio(tag: str, sample_rate: int, sound: Array) -> Any:
+def audio(tag: str, sample_rate: int, encoding: Encoding, sound: Array) -> Any:
     """The ``Summary`` of a sound: as tensorboardX writes it where soundfile is installed, else by
-    ``wave``."""
-    if sound.ndim == 2 and sound.shape[1] > 2:
+    ``wave``. torch cuts the samples' fractions off and does not round."""
+    if sound.dtype.kind != "f" or sound.dtype == np.float16:
+        sound = sound.astype(np.float32)
+    _tell_cut("snd_tensor", sound, -1, "divide integers by the largest value of their dtype", encoding)
+    sound = sound.squeeze().clip(-1, 1)
+    if sound.ndim < 2:
+        sound = sound.reshape(-1, 1)
+    elif sound.shape[1] > 2:
         sound = sound.T
-    if importlib.util.find_spec("soundfile") is not None:
+    if not encoding.as_torch and importlib.util.find_spec("soundfile") is not None:
         return tbx.audio(tag, sound, sample_rate)
-    frames = sound.reshape(len(sound), -1)
-    samples = np.rint(frames.astype(float).clip(-1, 1) * np.iinfo(np.int16).max).astype("<i2")
+    scaled = sound * np.iinfo(np.int16).max
+    samples = (scaled if encoding.as_torch else np.rint(scaled)).astype("<i2")
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as file:
         file.setnchannels(samples.shape[1])
@@ -154,6 +219,25 @@ def audio(tag: str, sample_rate: int, sound: Array) -> Any:
         content_type="audio/wav",
     )
     return Summary(value=[Summary.Value(tag=tag, audio=content)])
+
+
+def mesh(tag: str, config: Any, as_torch: bool, parts: Sequence[str], *arrays: Array) -> Any:
+    """The ``Summary`` of a mesh, with the field ``components``, without which TensorBoard draws nothing.
+
+    Args:
+        as_torch: call the series ``TAG_VERTEX``, ..., as torch does, and not ``TAG_1``, ....
+        parts: the name of each array, of "vertices", "colors" and "faces".
+    """
+    given = dict(zip(parts, arrays, strict=True))
+    summary = tbx.mesh(tag, given["vertices"], given.get("colors"), given.get("faces"), config or {})
+    plugins = [value.metadata.plugin_data for value in summary.value]
+    contents = [MeshPluginData.FromString(plugin.content) for plugin in plugins]
+    components = sum(1 << content.content_type for content in contents)
+    for value, plugin, content in zip(summary.value, plugins, contents, strict=True):
+        plugin.content += bytes([_COMPONENTS, components])
+        if as_torch:
+            value.tag = f"{tag}_{MeshPluginData.ContentType.Name(content.content_type)}"
+    return summary
 
 
 def json_copy(config: Any) -> Any:
@@ -240,8 +324,11 @@ def use_tensor(value: Any, number: float, double_precision: bool) -> None:
         value.tensor.CopyFrom(TensorProto(dtype="DT_FLOAT", float_val=[number]))
 
 
-def tensor_encoder(tag: str, tensor: Any) -> tuple[Snapshot, Callable[[Array], Any]]:
+def tensor_encoder(tag: str, tensor: Any, as_torch: bool) -> tuple[Snapshot, Callable[[Array], Any]]:
     """A snapshot of a tensor, and what makes its ``Summary`` of the snapshot's array.
+
+    Args:
+        as_torch: write the bits of float32 for floats of 16 bits, which torch's ``int_to_half`` reads.
 
     Raises:
         TypeError: no tensor, or no dtype that TensorFlow's ``TensorProto`` has.
@@ -256,9 +343,11 @@ def tensor_encoder(tag: str, tensor: Any) -> tuple[Snapshot, Callable[[Array], A
     dtype, field, bits = _TENSOR_PROTO[tensor.dtype]
     shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in tensor.shape])
     values = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor.detach()
+    if as_torch and bits is not None:
+        values, bits = values.float(), torch.int32
 
     def encode(numbers: Array) -> Any:
-        flat = numbers.reshape(-1) if bits is None else numbers.reshape(-1).view(np.uint16)
+        flat = numbers.reshape(-1) if bits in (None, torch.int32) else numbers.reshape(-1).view(np.uint16)
         proto = TensorProto(dtype=dtype, tensor_shape=shape, **{field: flat.tolist()})
         metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="tensor"))
         return Summary(value=[Summary.Value(tag=tag, metadata=metadata, tensor=proto)])
