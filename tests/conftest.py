@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from types import ModuleType
@@ -18,6 +19,10 @@ from fastlog.common.native import core
 if TYPE_CHECKING:
     from cuda_on_cpu.device import LateRuntime
     from cuda_on_cpu.late_torch import FakeCuda
+
+# A shell starts its background jobs deaf to Ctrl-C, and children inherit that; tests send it to theirs.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile(
     "fastlog", deadline=None, derandomize=bool(os.environ.get("CI")), print_blob=True, max_examples=60
