@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from fastlog.common.cards import bars, card
 from fastlog.common.native import core
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ SUMMARY_DTYPE = np.dtype(
 # relative error is the same at both ends of a bin: (ratio - 1) / (ratio + 1) = 4.8 % (DDSketch, Masson et al.
 # 2019, eq. 4).
 _RATIO = 1.1
+_BARS = 48  # of the picture in a notebook
 
 
 class TensorSummary:
@@ -241,6 +243,22 @@ class TensorSummary:
             f"TensorSummary(num={self.num}, min={self.min:g}, max={self.max:g}, mean={self.mean:g}, "
             f"std={self.std:g}, zeros={self.zeros}, nan={self.nan}, inf={self.pos_inf + self.neg_inf})"
         )
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the numbers, and the distribution between the extremes."""
+        rows = {
+            "values": f"{self.num:,}",
+            "min … max": f"{self.min:g} … {self.max:g}",
+            "mean ± std": f"{self.mean:g} ± {self.std:g}",
+            "norm": f"{self.l2_norm:g}",
+            "zeros": f"{self.zeros / max(self.num, 1):.1%}",
+            "NaN": self.nan or None,
+            "Inf": self.pos_inf + self.neg_inf or None,
+        }
+        below = np.concatenate([[0], np.cumsum(self.counts)])
+        limits = np.linspace(self.min, self.max, _BARS + 1) if self.min < self.max else EDGES[[0, -1]]
+        heights = np.diff(np.interp(limits, EDGES, below))
+        return card("TensorSummary", rows, bars(heights.tolist()) if heights.any() else "")
 
     def to_proto(self, compact: bool = True) -> HistogramProto:
         """TensorBoard's histogram, as the event file holds it.

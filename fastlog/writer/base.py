@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shlex
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 import tensorboardX
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from fastlog.common.cards import card
 from fastlog.distributed.directories import own_directory
 from fastlog.events.items import JOB, RAW, Item
 from fastlog.events.queue import AsyncQueue
@@ -191,6 +193,21 @@ class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
             "bad_values": self._bad_values.count,
             "cuda": devices.stats(),
         }
+
+    def _repr_html_(self) -> str:
+        """For notebooks: where the events are, and how many."""
+        if not self._write_to_disk:
+            return card(type(self).__name__, {"log directory": "none"})
+        stats: dict[str, Any] = {} if self._queue is None else self._queue.stats()
+        rows = {
+            "log directory": self.logdir,
+            "events written": f"{stats.get('written', 0):,} of {stats.get('accepted', 0):,}",
+            "events dropped": sum(stats.get("dropped", {}).values()) or None,
+            "values not logged": self._bad_values.count or None,
+            "last error": stats.get("last_error"),
+            "see them": f"tensorboard --logdir {shlex.quote(str(self.logdir))}",
+        }
+        return card(type(self).__name__, rows)
 
     def _foreign_writers(self) -> list[Any]:
         """What a subclass has put into ``all_writers``: tensorboardX's and torch's writers flush it too."""
