@@ -14,7 +14,7 @@
 
 namespace fastlog::cuda {
 
-// Tensors are cut into chunks of T::kChunkValues values, numbered through; a block takes a run of them.
+// Tensors are cut into chunks of T::kChunkValues values, numbered through.
 struct TensorEntry {
   std::uint64_t address;
   std::int64_t count;
@@ -25,18 +25,15 @@ struct TensorEntry {
   std::int32_t dtype;
   std::int32_t wide_counts;
 };
-struct BlockStart {
-  std::int32_t chunk;
-  std::int32_t tensor;  // that the chunk belongs to
-};
 
 // Sizes are in bytes.
 struct LaunchPlan {
   std::int64_t tensors = 0;
   std::int64_t chunks = 0;
   int grid = 0;
-  std::size_t table_bytes = 0;    // entries, then grid + 1 block starts
-  std::size_t scratch_bytes = 0;  // counters, moments of chunks, moments of warps
+  int run = 0;  // chunks that a block takes at a time
+  std::size_t table_bytes = 0;
+  std::size_t scratch_bytes = 0;  // counters, next chunk, moments of chunks, moments of warps
   std::size_t records_bytes = 0;
 };
 
@@ -52,9 +49,11 @@ inline std::int64_t chunks_of(std::int64_t count, std::int64_t chunk_values) {
 inline std::size_t counters_bytes(std::int64_t tensors) {
   return static_cast<std::size_t>(tensors) * kSlotCounters * 8;
 }
+// Of the scratch memory, what is zero before a launch: the counters, and the number of the next chunk that is free.
+inline std::size_t cleared_bytes(std::int64_t tensors) { return counters_bytes(tensors) + 8; }
 template <class T>
 std::size_t warp_moments_bytes(int grid) {
-  return static_cast<std::size_t>(grid) * T::kChunksPerFlush * (T::kThreads / 32) * sizeof(Moments);
+  return static_cast<std::size_t>(grid) * T::kMaxRun * (T::kThreads / 32) * sizeof(Moments);
 }
 
 // Throws std::invalid_argument for views that no launch can take.
@@ -74,22 +73,18 @@ LaunchPlan plan_launch(const std::vector<TensorView>& views, int multiprocessors
   }
   if (plan.chunks > kMaxChunks) throw std::invalid_argument("fastlog: too many values for one launch");
   plan.grid = static_cast<int>(std::max<std::int64_t>(1, std::min<std::int64_t>(multiprocessors, plan.chunks)));
-  plan.table_bytes = static_cast<std::size_t>(plan.tensors) * sizeof(TensorEntry) +
-                     static_cast<std::size_t>(plan.grid + 1) * sizeof(BlockStart);
-  plan.scratch_bytes = counters_bytes(plan.tensors) + static_cast<std::size_t>(plan.chunks) * sizeof(Moments) +
+  // Long enough that flushing is little, short enough that blocks end together.
+  plan.run =
+      static_cast<int>(std::max<std::int64_t>(1, std::min<std::int64_t>(T::kMaxRun, plan.chunks / (plan.grid * 8))));
+  plan.table_bytes = static_cast<std::size_t>(plan.tensors) * sizeof(TensorEntry);
+  plan.scratch_bytes = cleared_bytes(plan.tensors) + static_cast<std::size_t>(plan.chunks) * sizeof(Moments) +
                        warp_moments_bytes<T>(plan.grid);
   return plan;
 }
 
-// What a chunk of a tensor costs a block, in bytes read; the rest of a tensor's cost is like reading this much.
-inline constexpr std::int64_t kTensorOverheadBytes = 1 << 16;
-
 // Writes the table for `views` into `table` (plan.table_bytes); their records lie one behind the other at `records`.
 template <class T>
-void pack_table(const std::vector<TensorView>& views, const LaunchPlan& plan, std::uint64_t records,
-                std::uint8_t* table) {
-  std::vector<std::int64_t> chunk_cost;
-  std::int64_t total_cost = 0;
+void pack_table(const std::vector<TensorView>& views, std::uint64_t records, std::uint8_t* table) {
   std::int64_t chunk = 0;
   std::uint8_t* at = table;
   for (const TensorView& view : views) {
@@ -108,31 +103,6 @@ void pack_table(const std::vector<TensorView>& views, const LaunchPlan& plan, st
     reinterpret_cast<RecordHead*>(records)->written = 0;
     chunk += chunks;
     records += record_capacity(view.dtype, view.count);
-    const std::int64_t bytes = view.count * static_cast<std::int64_t>(item_size(view.dtype));
-    chunk_cost.push_back(chunks ? (bytes + kTensorOverheadBytes) / chunks : 0);
-    total_cost += chunk_cost.back() * chunks;
-  }
-  // Block b begins at the first chunk before which at least b / grid of the cost lies.
-  std::int64_t cost_before = 0;
-  std::int64_t chunks_before = 0;
-  std::int64_t tensor = 0;
-  for (int block = 0; block <= plan.grid; ++block) {
-    const std::int64_t target = total_cost / plan.grid * block + total_cost % plan.grid * block / plan.grid;
-    BlockStart start{static_cast<std::int32_t>(plan.chunks), static_cast<std::int32_t>(plan.tensors)};
-    for (; block < plan.grid && tensor < plan.tensors; ++tensor) {
-      const std::int64_t chunks = chunks_of(views[static_cast<std::size_t>(tensor)].count, T::kChunkValues);
-      const std::int64_t cost = chunk_cost[static_cast<std::size_t>(tensor)];
-      // The chunk that lies across the target belongs to the block before: its tensor may end behind the target.
-      const std::int64_t within = cost && target > cost_before ? (target - cost_before + cost - 1) / cost : 0;
-      if (within < chunks) {
-        start = {static_cast<std::int32_t>(chunks_before + within), static_cast<std::int32_t>(tensor)};
-        break;
-      }
-      cost_before += cost * chunks;
-      chunks_before += chunks;
-    }
-    std::memcpy(at, &start, sizeof(start));
-    at += sizeof(start);
   }
 }
 

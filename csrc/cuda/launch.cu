@@ -26,9 +26,8 @@ LaunchPlan plan_launch_on(const DeviceLimits& limits, const std::vector<TensorVi
   return plan_launch<Tuning>(views, limits.multiprocessors);
 }
 
-void pack_table_for(const DeviceLimits&, const std::vector<TensorView>& views, const LaunchPlan& plan,
-                    std::uint64_t records, std::uint8_t* table) {
-  pack_table<Tuning>(views, plan, records, table);
+void pack_table_for(const std::vector<TensorView>& views, std::uint64_t records, std::uint8_t* table) {
+  pack_table<Tuning>(views, records, table);
 }
 
 namespace {

@@ -41,19 +41,27 @@ void prepare_kernels(int device) {
         "loading finish_kernel", device);
 }
 
+inline Workspace workspace_of(const LaunchPlan& plan, const Buffers& buffers) {
+  Workspace work;
+  work.entries = reinterpret_cast<const TensorEntry*>(buffers.device_table);
+  work.tensors = static_cast<int>(plan.tensors);
+  work.chunks = static_cast<int>(plan.chunks);
+  work.run = plan.run;
+  work.counters = reinterpret_cast<unsigned long long*>(buffers.scratch);
+  work.next_chunk = reinterpret_cast<unsigned*>(buffers.scratch + counters_bytes(plan.tensors));
+  work.chunk_moments = reinterpret_cast<Moments*>(buffers.scratch + cleared_bytes(plan.tensors));
+  work.warp_moments = work.chunk_moments + plan.chunks;
+  work.tables = reinterpret_cast<const DeviceTables*>(buffers.device_tables);
+  return work;
+}
+
 template <class T>
 void launch_with(const LaunchPlan& plan, const Buffers& buffers, int device, cudaStream_t stream) {
   if (plan.tensors == 0) return;
-  Workspace work;
-  work.entries = reinterpret_cast<const TensorEntry*>(buffers.device_table);
-  work.starts = reinterpret_cast<const BlockStart*>(work.entries + plan.tensors);
-  work.counters = reinterpret_cast<unsigned long long*>(buffers.scratch);
-  work.chunk_moments = reinterpret_cast<Moments*>(buffers.scratch + counters_bytes(plan.tensors));
-  work.warp_moments = work.chunk_moments + plan.chunks;
-  work.tables = reinterpret_cast<const DeviceTables*>(buffers.device_tables);
+  const Workspace work = workspace_of(plan, buffers);
   check(cudaMemcpyAsync(buffers.device_table, buffers.table, plan.table_bytes, cudaMemcpyHostToDevice, stream),
         "uploading the chunk table", device);
-  check(cudaMemsetAsync(buffers.scratch, 0, counters_bytes(plan.tensors), stream), "clearing the counters", device);
+  check(cudaMemsetAsync(buffers.scratch, 0, cleared_bytes(plan.tensors), stream), "clearing the counters", device);
   FASTLOG_LAUNCH(summarize_kernel<T>, plan.grid, T::kThreads, sizeof(SummarizeShared<T>), stream, work);
   check(cudaGetLastError(), "launching summarize_kernel", device);
   FASTLOG_LAUNCH(finish_kernel<kFinishThreads>, static_cast<unsigned>(plan.tensors), kFinishThreads,

@@ -40,8 +40,7 @@ struct Buffers {
 };
 
 LaunchPlan plan_launch_on(const DeviceLimits& limits, const std::vector<TensorView>& views);
-void pack_table_for(const DeviceLimits& limits, const std::vector<TensorView>& views, const LaunchPlan& plan,
-                    std::uint64_t records, std::uint8_t* table);
+void pack_table_for(const std::vector<TensorView>& views, std::uint64_t records, std::uint8_t* table);
 
 // Enqueues upload, kernels and the writing of records on `stream` (a cudaStream_t) of the limits' device.
 // Throws CudaError; then the records must not be read.

@@ -1,8 +1,9 @@
 // The pass over the values: every byte is read once, for counts and moments together.
 //
-// A block walks its run of chunks; what it counts lies in shared memory until the tensor changes. Counts are
-// integers and reach a tensor's counters by atomic additions, which commute. Moments are folded in an order
-// that only the chunk gives: thread, warp, chunk. So nothing depends on the grid or on who comes first.
+// A block takes the next run of chunks, and again until none is left; what it counts lies in shared memory until the
+// tensor changes or the run is over. Counts are integers and reach a tensor's counters by atomic additions, which
+// commute. Moments are folded in an order that only the chunk gives: thread, warp, chunk. So nothing depends on the
+// grid or on who takes what.
 #pragma once
 
 #include <type_traits>
@@ -15,14 +16,17 @@ namespace fastlog::cuda {
 // Where a launch reads and writes, all in device memory.
 struct Workspace {
   const TensorEntry* entries;
-  const BlockStart* starts;
+  int tensors;
+  int chunks;
+  int run;
   unsigned long long* counters;  // kSlotCounters for each tensor, zero before the launch
+  unsigned* next_chunk;          // the first that no block has taken, zero before the launch
   Moments* chunk_moments;
   Moments* warp_moments;  // of one flush, for each block
   const DeviceTables* tables;
 };
 
-// Chunks of one tensor that a block takes between two flushes. It lies in shared memory: registers are few.
+// Chunks of one tensor that a block counts between two flushes. It lies in shared memory: registers are few.
 struct Stretch {
   TensorEntry entry;
   int tensor;
@@ -204,7 +208,7 @@ __device__ inline void for_each_vector(const Storage* data, int count, One one, 
 // Room for the moments of each warp in the block's i-th chunk of a stretch.
 template <class T>
 __device__ inline Moments* warp_moments(const Workspace& work, int i) {
-  return work.warp_moments + (static_cast<std::int64_t>(blockIdx.x) * T::kChunksPerFlush + i) * (T::kThreads / 32);
+  return work.warp_moments + (static_cast<std::int64_t>(blockIdx.x) * T::kMaxRun + i) * (T::kThreads / 32);
 }
 
 template <class Storage>
@@ -347,19 +351,32 @@ __device__ inline void flush(SummarizeShared<T>& shared, const Workspace& work) 
   }
 }
 
-// The stretch behind `stretch.last`, in `stretch.tensor` or behind it.
-template <class T>
-__device__ inline void advance(Stretch& stretch, const TensorEntry* entries) {
-  const int chunk = stretch.last;
-  stretch.first = chunk;
-  if (chunk >= stretch.end) return;
-  int tensor = stretch.tensor;
-  while (entries[tensor].first_chunk + entries[tensor].chunks <= chunk) ++tensor;
-  stretch.tensor = tensor;
-  stretch.entry = entries[tensor];
+// The tensor that has the chunk, `tensor` or one behind it: by steps that double and then halve. Tensors without
+// chunks begin where the next one does, and are passed over.
+__device__ inline int holder_of(int chunk, int tensor, const Workspace& work) {
+  const auto begins_by = [&](int other) { return other < work.tensors && work.entries[other].first_chunk <= chunk; };
+  int step = 1;
+  for (; begins_by(tensor + step); step *= 2) tensor += step;
+  for (; step > 0; step /= 2) {
+    if (begins_by(tensor + step)) tensor += step;
+  }
+  return tensor;
+}
+
+// The stretch behind `stretch.last`: in the block's run, or in the next run that is free.
+__device__ inline void advance(Stretch& stretch, const Workspace& work) {
+  if (stretch.last == stretch.end) {
+    const unsigned taken = atomicAdd(work.next_chunk, static_cast<unsigned>(work.run));
+    const int begin = taken < static_cast<unsigned>(work.chunks) ? static_cast<int>(taken) : work.chunks;
+    stretch.last = begin;
+    stretch.end = work.chunks - begin > work.run ? begin + work.run : work.chunks;
+  }
+  stretch.first = stretch.last;
+  if (stretch.first == work.chunks) return;
+  stretch.tensor = holder_of(stretch.first, stretch.tensor, work);
+  stretch.entry = work.entries[stretch.tensor];
   const int after = stretch.entry.first_chunk + stretch.entry.chunks;
-  const int stop = after < stretch.end ? after : stretch.end;
-  stretch.last = stop - chunk > T::kChunksPerFlush ? chunk + T::kChunksPerFlush : stop;
+  stretch.last = after < stretch.end ? after : stretch.end;
 }
 
 template <class T>
@@ -369,11 +386,8 @@ __global__ void __launch_bounds__(T::kThreads, 1) summarize_kernel(Workspace wor
   for (int i = thread; i < 2 * Cells<float>::kPerSign; i += T::kThreads) shared.cells[i] = work.tables->cells32[i];
   for (int i = thread; i < SummarizeShared<T>::kWords; i += T::kThreads) shared.counters[i] = 0;
   if (thread == 0) {
-    const BlockStart* const run = work.starts + blockIdx.x;
-    shared.stretch.tensor = run[0].tensor;
-    shared.stretch.last = run[0].chunk;
-    shared.stretch.end = run[1].chunk;
-    advance<T>(shared.stretch, work.entries);
+    shared.stretch.tensor = shared.stretch.last = shared.stretch.end = 0;
+    advance(shared.stretch, work);
   }
   __syncthreads();
   while (shared.stretch.first < shared.stretch.last) {
@@ -388,7 +402,7 @@ __global__ void __launch_bounds__(T::kThreads, 1) summarize_kernel(Workspace wor
     __syncthreads();
     flush<T>(shared, work);
     __syncthreads();
-    if (thread == 0) advance<T>(shared.stretch, work.entries);
+    if (thread == 0) advance(shared.stretch, work);
     __syncthreads();
   }
 }

@@ -12,8 +12,8 @@ struct Tuning {
   // Every slot is counted in so many places, in different banks, so that a hot bin is not one hot word.
   static constexpr int kCopies = 8;
   static constexpr std::int64_t kChunkValues = 1 << 17;
-  // Counts are flushed at the latest after so many chunks: 32-bit counters cannot overflow.
-  static constexpr int kChunksPerFlush = 32;
+  // A block takes at most so many chunks at a time, and then flushes: 32-bit counters cannot overflow.
+  static constexpr int kMaxRun = 16;
 };
 
 // For devices with 64 KiB of shared memory a block (compute capability 7.5, some MIG slices).

@@ -36,7 +36,7 @@ struct Launch {
   }
 
   void pack(std::uintptr_t table, std::uintptr_t records) const {
-    pack_table_for(limits, views, plan, records, reinterpret_cast<std::uint8_t*>(table));
+    pack_table_for(views, records, reinterpret_cast<std::uint8_t*>(table));
   }
 
   void enqueue(std::uintptr_t table, std::uintptr_t device_table, std::uintptr_t scratch, std::uintptr_t tables,

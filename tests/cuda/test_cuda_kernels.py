@@ -219,6 +219,13 @@ MUTATIONS = {
         "totals[i] += total;",
         "ThreadSanitizer: data race",
     ),
+    "blocks take chunks without atomics": (
+        "tsan",
+        "summarize.cuh",
+        "const unsigned taken = atomicAdd(work.next_chunk, static_cast<unsigned>(work.run));",
+        "const unsigned taken = *work.next_chunk;\n    *work.next_chunk = taken + work.run;",
+        "ThreadSanitizer: data race",
+    ),
     "a vector too many": (
         "asan",
         "summarize.cuh",

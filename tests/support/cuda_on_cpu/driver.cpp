@@ -25,7 +25,7 @@ struct Little : Tuning {
   static constexpr int kThreads = 64;
   static constexpr int kCopies = 4;
   static constexpr std::int64_t kChunkValues = 2048;
-  static constexpr int kChunksPerFlush = 2;
+  static constexpr int kMaxRun = 2;
 };
 #ifndef ONLY_LITTLE  // sanitizers compile slowly
 struct Middling : Tuning {
@@ -88,17 +88,10 @@ Summary run_huge(const TensorView& view) {
   TensorView huge = view;
   huge.count += kPreset;
   Memory table(plan.table_bytes, 0), scratch(plan.scratch_bytes, 0), record(record_capacity(huge.dtype, huge.count), 0);
-  pack_table<T>({view}, plan, reinterpret_cast<std::uintptr_t>(record.data), table.data);
-  auto* const entry = reinterpret_cast<TensorEntry*>(table.data);
-  entry->wide_counts = has_wide_counts(huge.count);
-  Workspace work;
-  work.entries = entry;
-  work.starts = reinterpret_cast<const BlockStart*>(entry + 1);
-  work.counters = reinterpret_cast<unsigned long long*>(scratch.data);
-  work.chunk_moments = reinterpret_cast<Moments*>(scratch.data + counters_bytes(1));
-  work.warp_moments = work.chunk_moments + plan.chunks;
-  work.tables = reinterpret_cast<const DeviceTables*>(tables.data());
-  std::memset(scratch.data, 0, counters_bytes(1));
+  pack_table<T>({view}, reinterpret_cast<std::uintptr_t>(record.data), table.data);
+  reinterpret_cast<TensorEntry*>(table.data)->wide_counts = has_wide_counts(huge.count);
+  const Workspace work = workspace_of(plan, Buffers{nullptr, table.data, scratch.data, tables.data()});
+  std::memset(scratch.data, 0, cleared_bytes(1));
   std::int64_t one[kSlotCounters] = {};
   Summary ignored;
   add_value(1.0, kPreset, one, ignored);
@@ -123,7 +116,7 @@ std::vector<Summary> run(const std::vector<TensorView>& views, int multiprocesso
     // Nothing is cleared that the device does not clear itself.
     Memory table(plan.table_bytes, 0), device_table(plan.table_bytes, 0), scratch(plan.scratch_bytes, 0);
     Memory records(plan.records_bytes, 0);
-    pack_table<T>(part, plan, reinterpret_cast<std::uintptr_t>(records.data), table.data);
+    pack_table<T>(part, reinterpret_cast<std::uintptr_t>(records.data), table.data);
     std::memset(scratch.data, 0x5A, plan.scratch_bytes);
     std::memset(records.data, 0x5A, plan.records_bytes);
     prepare_kernels<T>(0);
