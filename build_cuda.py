@@ -38,6 +38,8 @@ def cuda_extensions() -> list[Extension]:
     if missing:
         _say(f"no CUDA engine ({missing}); {_PLAIN_TORCH}")
         return []
+    if too_new := _too_new(find_nvcc()):
+        _say(f"the CUDA engine is for other machines: {too_new}")
     depends = [*glob("csrc/cuda/*"), *glob("csrc/core/*"), *glob("csrc/python/*")]
     return [Extension("fastlog._cuda", _SOURCES, depends=sorted(depends), optional=switch == "auto")]
 
@@ -51,7 +53,26 @@ def _missing(switch: str) -> str | None:
         return "nvcc was not found; set CUDA_HOME, put nvcc on the PATH, or pip install nvidia-cuda-nvcc"
     if switch == "auto" and "FASTLOG_CUDA_ARCHS" not in os.environ and not _native(nvcc):
         return "no GPU that nvcc knows was found; FASTLOG_CUDA=on or FASTLOG_CUDA_ARCHS builds it anyway"
+    if switch == "auto" and "FASTLOG_CUDA_ARCHS" not in os.environ:
+        return _too_new(nvcc)
     return None
+
+
+def _too_new(nvcc: str | None) -> str | None:
+    """Why what nvcc makes cannot run with the driver here; None also where there is no driver."""
+    if nvcc is None:
+        return None
+    try:
+        driver = re.search(r"CUDA Version: *(\d+)\.(\d+)", _output(["nvidia-smi"]))
+        compiler = re.search(r"release (\d+)\.(\d+)", _output([nvcc, "--version"]))
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    if not driver or not compiler or int(compiler[1]) <= int(driver[1]):
+        return None
+    return (
+        f"nvcc is of CUDA {compiler[1]}.{compiler[2]}, the driver here runs up to {driver[1]}.{driver[2]}; "
+        f"take a toolkit of CUDA {driver[1]} (CUDA_HOME names it), or a newer driver (CUDA 13 needs 580)"
+    )
 
 
 def find_nvcc() -> str | None:
@@ -69,7 +90,8 @@ def find_nvcc() -> str | None:
 
 
 def architecture_flags(nvcc: str) -> list[str]:
-    """Machine code for each architecture, and PTX of the newest for those to come."""
+    """Machine code for each architecture; PTX of the newest for those to come, and of the oldest (from 8.0
+    on, where there is one: increments merge there) for those between that have no machine code here."""
     asked = os.environ.get("FASTLOG_CUDA_ARCHS")
     known = _known(nvcc)
     if asked == "native" or (not asked and os.environ.get("FASTLOG_CUDA", "auto") == "auto"):
@@ -84,9 +106,11 @@ def architecture_flags(nvcc: str) -> list[str]:
             f"FASTLOG_CUDA_ARCHS: this nvcc knows {', '.join(known)}, "
             f"not {', '.join(unknown) or 'any GPU here'}"
         )
-    newest = max(chosen, key=int)
+    by_age = sorted(chosen, key=int)
+    oldest = next((a for a in by_age if int(a) >= 80), by_age[0])
     code = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in chosen]
-    return [*code, f"-gencode=arch=compute_{newest},code=compute_{newest}"]
+    ptx = dict.fromkeys((oldest, by_age[-1]))
+    return [*code, *(f"-gencode=arch=compute_{a},code=compute_{a}" for a in ptx)]
 
 
 def _known(nvcc: str) -> list[str]:

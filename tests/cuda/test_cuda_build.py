@@ -95,6 +95,14 @@ def _build(tmp_path: Path, script: str, **settings: str) -> subprocess.Completed
 
 
 _NVCC = "echo sm_75 sm_80 sm_90 sm_120"
+_NVCC_13 = 'test "$1" = --version && echo "Cuda compilation tools, release 13.0, V13.0.88" || echo sm_90'
+
+
+def _smi(cuda: str) -> str:
+    """nvidia-smi of a machine with an H100 and a driver for this CUDA."""
+    return f'test $# = 0 && echo "| NVIDIA-SMI 550.54   CUDA Version: {cuda}  |" || echo 9.0'
+
+
 _DECIDE = (
     "made = b.cuda_extensions()\n"
     "flags = b.architecture_flags(b.find_nvcc()) if made else []\n"
@@ -107,13 +115,29 @@ _DECIDE = (
     [
         ({"nvcc": _NVCC}, "", "no GPU that nvcc knows"),
         ({"nvcc": _NVCC, "smi": "echo 9.0"}, "True e=sm_90 compute_90", ""),
-        ({"nvcc": _NVCC, "smi": "echo 8.0; echo 12.1"}, "True sm_80 sm_120 compute_120", ""),
+        ({"nvcc": _NVCC, "smi": "echo 8.0; echo 12.1"}, "True sm_80 sm_120 compute_80 compute_120", ""),
         ({"nvcc": _NVCC, "smi": "echo 6.1"}, "", "no GPU that nvcc knows"),
         ({"nvcc": _NVCC, "smi": "exit 9"}, "", "no GPU that nvcc knows"),
         ({"nvcc": "exit 1", "smi": "echo 9.0"}, "", "no GPU that nvcc knows"),
         ({"smi": "echo 9.0"}, "", "nvcc was not found"),
-        ({"nvcc": _NVCC, "FASTLOG_CUDA_ARCHS": "80,90"}, "True sm_80 sm_90 compute_90", ""),
-        ({"nvcc": _NVCC, "FASTLOG_CUDA": "on"}, "False sm_75 sm_80 sm_90 sm_120 compute_120", ""),
+        ({"nvcc": _NVCC, "FASTLOG_CUDA_ARCHS": "80,90"}, "True sm_80 sm_90 compute_80 compute_90", ""),
+        ({"nvcc": _NVCC, "FASTLOG_CUDA_ARCHS": "75"}, "True sm_75 compute_75", ""),
+        (
+            {"nvcc": _NVCC, "FASTLOG_CUDA": "on"},
+            "False sm_75 sm_80 sm_90 sm_120 compute_80 compute_120",
+            "",
+        ),
+        ({"nvcc": _NVCC_13, "smi": _smi("13.0")}, "True sm_90 compute_90", ""),
+        (
+            {"nvcc": _NVCC_13, "smi": _smi("12.4")},
+            "",
+            "nvcc is of CUDA 13.0, the driver here runs up to 12.4",
+        ),
+        (
+            {"nvcc": _NVCC_13, "smi": _smi("12.4"), "FASTLOG_CUDA": "on"},
+            "False sm_90 compute_90",
+            "nvcc is of CUDA 13.0, the driver here runs up to 12.4",
+        ),
         ({"nvcc": _NVCC, "smi": "echo 9.0", "FASTLOG_CUDA": "off"}, "", "FASTLOG_CUDA=off"),
     ],
 )
