@@ -12,6 +12,8 @@ import contextlib
 import importlib.util
 import platform
 import statistics
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -75,6 +77,19 @@ class Device:
         finally:
             if self.kind == "cuda":
                 torch.cuda.set_sync_debug_mode("default")
+
+    def assert_no_wait(self, run: Callable[[], object]) -> None:
+        """Stops a benchmark of calls that wait: the device is busy for seconds, and is so behind the call."""
+        if self.kind != "cuda":
+            return
+        run()  # what allocates, may wait
+        torch.cuda.synchronize()
+        torch.cuda._sleep(10_000_000_000)
+        busy = torch.cuda.Event()
+        busy.record()
+        run()
+        assert not busy.query(), "the calling thread waited for the device"
+        torch.cuda.synchronize()
 
     def seconds(self, run: Callable[[], object]) -> float:
         """Median time from the call to the end of its work on the device."""
@@ -168,8 +183,9 @@ def inputs(device: Device, values: int, dtype: torch.dtype) -> Iterator[tuple[st
     yield "constant", gaussian.fill_(0.37).to(dtype)
 
 
-def one_tensor(device: Device, values: int) -> list[str]:
-    lines = ["| dtype | data | | GB/s read | of a copy |", "| --- | --- | --- | ---: | ---: |"]
+def one_tensor(device: Device, values: int) -> Iterator[str]:
+    yield "| dtype | data | | GB/s read | of a copy |"
+    yield "| --- | --- | --- | ---: | ---: |"
     for dtype in DTYPES:
         kind = str(dtype).removeprefix("torch.")
         for data, tensor in inputs(device, values, dtype):
@@ -184,14 +200,14 @@ def one_tensor(device: Device, values: int) -> list[str]:
             copy = 2 * (rates["copy (read and write)"] or 0.5)
             for name, rate in rates.items():
                 cells = "cannot | " if rate is None else f"{rate:.3g} | {rate / copy:.1%}"
-                lines.append(f"| {kind} | {data} | {name} | {cells} |")
-    return lines
+                yield f"| {kind} | {data} | {name} | {cells} |"
 
 
 def one_model(device: Device, model: str, dtype: torch.dtype, shrink: int) -> str:
     """A row: all parameters of a model in one call."""
     tensors = [device.gaussian([max(1, n // shrink) for n in shape], dtype) for shape in MODELS[model]]
     check(tensors)
+    device.assert_no_wait(lambda: start(tensors))
     with device.without_waiting():
         host = device.host_seconds(lambda: start(tensors))
         total = device.seconds(lambda: start(tensors))
@@ -222,12 +238,78 @@ def check(tensors: list[torch.Tensor]) -> None:
         assert same and summary.num == tensor.numel(), "the engine's result is wrong"
 
 
-def page(device: Device, values: int, shrink: int) -> str:
-    lines = [
-        f"# fastlog on {device.name}",
-        "",
+class Decoder(torch.nn.Module):
+    """The size of a language model of 1 B parameters, each dimension divided by ``shrink``."""
+
+    def __init__(self, device: Device, shrink: int) -> None:
+        super().__init__()
+        width = 2048 // shrink
+        how: dict[str, Any] = {"device": device.kind, "dtype": torch.bfloat16}
+        self.embed = torch.nn.Embedding(32000 // shrink, width, **how)
+        self.layers = torch.nn.ModuleList(
+            torch.nn.TransformerEncoderLayer(width, 16, 4 * width, 0.0, batch_first=True, **how)
+            for _ in range(max(1, 16 // shrink))
+        )
+        self.head = torch.nn.Linear(width, 32000 // shrink, **how)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.embed(tokens)
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(x)
+
+
+def watched_steps(device: Device, shrink: int) -> Iterator[str]:
+    """Rows: a training step without logging, and watched."""
+    model = Decoder(device, shrink)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+    tokens = torch.randint(0, 32000 // shrink, (4, max(8, 1024 // shrink)), device=device.kind)
+
+    def step() -> None:
+        logits = model(tokens).float().flatten(0, 1)
+        torch.nn.functional.cross_entropy(logits, tokens.flatten()).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    size = sum(param.numel() for param in model.parameters())
+    plain = 0.0
+    for every in (None, 10, 1):
+        with tempfile.TemporaryDirectory() as folder, fastlog.SummaryWriter(folder) as writer:
+            watcher = None if every is None else fastlog.watch(model, writer, optimizer, every=every)
+            for _ in range(LAPS):
+                step()
+            device.synchronize()
+            began = time.perf_counter()
+            for _ in range(10 * LAPS):
+                step()
+            device.synchronize()
+            seconds = (time.perf_counter() - began) / (10 * LAPS)
+            if watcher is not None:
+                watcher.remove()
+        plain = plain or seconds
+        how = "nothing" if every is None else f"weights and gradients, every {every}"
+        yield f"| {size / 1e9:.3g} B | {how} | {seconds * 1e3:.4g} ms | {seconds / plain - 1:+.2%} |"
+
+
+def machine(device: Device) -> Iterator[str]:
+    """What the numbers were taken with."""
+    yield (
         f"By `python benchmarks/gpu.py`: torch {torch.__version__}, CUDA {torch.version.cuda}, Python "
-        f"{platform.python_version()}. Summaries are made by {device.engine}.",
+        f"{platform.python_version()}. Summaries are made by {device.engine}."
+    )
+    if device.kind == "cuda":
+        asked = "name,driver_version,memory.total,clocks.max.sm,clocks.max.memory,power.limit"
+        command = ["nvidia-smi", f"--query-gpu={asked}", "--format=csv,noheader"]
+        found = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+        yield f"Devices ({asked}): {found.replace(chr(10), '; ')}."
+
+
+def lines(device: Device, values: int, shrink: int) -> Iterator[str]:
+    """Of the page, as they come: what has been measured is kept if the machine goes away."""
+    yield f"# fastlog on {device.name}"
+    yield ""
+    yield from machine(device)
+    yield from (
         "",
         "## A model's parameters in one call",
         "",
@@ -236,16 +318,34 @@ def page(device: Device, values: int, shrink: int) -> str:
         "| model | dtype | tensors | size | host time | until the device is done | read | of a copy | "
         "torch._foreach_norm |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-        *(one_model(device, model, dtype, shrink) for model in MODELS for dtype in DTYPES[1:]),
+    )
+    for model in MODELS:
+        for dtype in DTYPES[1:]:
+            yield one_model(device, model, dtype, shrink)
+    yield from (
         "",
         "## One tensor",
         "",
         f"{values:,} values; medians of {LAPS - LAPS // 3} calls, each waited for. Of a copy: share of the "
         "bandwidth of `tensor.clone()`, reads and writes counted. The slow ones get a part of the values.",
         "",
-        *one_tensor(device, values),
-    ]
-    return "\n".join(lines) + "\n"
+    )
+    yield from one_tensor(device, values)
+    yield from (
+        "",
+        "## A training step",
+        "",
+        "A decoder in bfloat16 with AdamW; means of many steps.",
+        "",
+        "| model | logged | a step | more than without |",
+        "| --- | --- | ---: | ---: |",
+    )
+    yield from watched_steps(device, shrink)
+
+
+def page(device: Device, values: int, shrink: int) -> str:
+    """All lines."""
+    return "".join(f"{line}\n" for line in lines(device, values, shrink))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -257,10 +357,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--shrink", type=int, default=1, help="divide the models' dimensions by this")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
-    text = page(Device(options.device), options.values, options.shrink)
-    print(text)
-    if options.out:
-        options.out.write_text(text)
+    with options.out.open("w") if options.out else contextlib.nullcontext() as kept:
+        for line in lines(Device(options.device), options.values, options.shrink):
+            print(line, flush=True)
+            if kept is not None:
+                print(line, file=kept, flush=True)
 
 
 if __name__ == "__main__":

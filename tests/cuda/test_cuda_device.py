@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +49,20 @@ def _assert_same(found: list[TensorSummary], tensors: list[torch.Tensor]) -> Non
                 assert np.array_equal(one._record[name], other._record[name]), name
 
 
+@contextlib.contextmanager
+def _nothing_waits() -> Iterator[None]:
+    """The device is busy for some seconds; what is inside is over before it is done with that."""
+    torch.cuda._sleep(10_000_000_000)
+    busy = torch.cuda.Event()
+    busy.record()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert not busy.query(), "the calling thread waited for the device"
+
+
 def _of_every_dtype(count: int) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(count)
     bits = [torch.randint(0, 256, (count * dtype.itemsize,), generator=generator) for dtype in _CODES]
@@ -70,14 +86,11 @@ def test_no_synchronisation_and_the_value_at_the_call(transfers: Transfers) -> N
     tensors = [torch.randn(1 << 20, device="cuda") for _ in range(8)]
     before = [tensor.clone() for tensor in tensors]
     _read(transfers, tensors)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with _nothing_waits():
         flight = transfers.start(_rows(tensors))
         for tensor in tensors:
             tensor.zero_()
         del tensor, tensors
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert flight is not None
     _assert_same([TensorSummary.from_packed(packed) for packed in flight.packed()], before)
 
@@ -129,14 +142,14 @@ def test_the_writer_never_waits(transfers: Transfers, tmp_path: Path) -> None:
     writer = fastlog.SummaryWriter(tmp_path)
     values = torch.randn(100_000, device="cuda", dtype=torch.bfloat16)
     before = values.clone()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    writer.add_histogram("warm", values)
+    writer.add_scalar("warm scalar", values[0])
+    writer.flush()
+    with _nothing_waits():
         for step in range(20):
             writer.add_histogram("values", values, step)
             writer.add_scalar("first", values[0], step)
             values.mul_(2)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     writer.close()
     found = histograms(tmp_path)
     for step in range(20):
@@ -154,15 +167,18 @@ def test_watch_sees_what_it_sees_on_the_cpu(transfers: Transfers, tmp_path: Path
     watcher = fastlog.watch(on_device, writer, optimizer, every=1, log="all")
     batch = torch.randn(32, 64, device="cuda")
     weights = []
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        for _ in range(5):
-            on_device(batch).square().mean().backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            weights.append([param.detach().clone() for param in on_device.parameters()])
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+
+    def step() -> None:
+        on_device(batch).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        weights.append([param.detach().clone() for param in on_device.parameters()])
+
+    step()
+    writer.flush()
+    with _nothing_waits():
+        for _ in range(4):
+            step()
     watcher.remove()
     writer.close()
     found = histograms(tmp_path)

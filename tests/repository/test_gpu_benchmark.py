@@ -42,8 +42,9 @@ def test_on_the_cpu(
     gpu: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gpu, "MODELS", {"small": gpu.decoder(2, 256, 512)})
+    monkeypatch.setattr(gpu, "LAPS", 1)
     out = tmp_path / "gpu.md"
-    gpu.main(["--device", "cpu", "--values", "5000", "--shrink", "8", "--out", str(out)])
+    gpu.main(["--device", "cpu", "--values", "5000", "--shrink", "32", "--out", str(out)])
     assert out.read_text() in capsys.readouterr().out
     rows = _rows(out.read_text())
     assert [row[:3] for row in rows if row[0] == "small"] == [
@@ -53,6 +54,11 @@ def test_on_the_cpu(
     timed = [row for row in rows if row[1:2] == ["Gaussian"] and row[0] == "float32"]
     assert [row[2] for row in timed] == list(gpu.contenders(gpu.Device("cpu")))
     assert all(float(row[3]) > 0 for row in timed)
+    assert [row[1] for row in rows if row[0].endswith(" B") and row[2].endswith(" ms")] == [
+        "nothing",
+        "weights and gradients, every 10",
+        "weights and gradients, every 1",
+    ]
 
 
 def test_with_the_cuda_engine(gpu: ModuleType, fake_cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
