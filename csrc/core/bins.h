@@ -12,6 +12,7 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <iterator>
 #include <limits>
 #include <stdexcept>
 #include <vector>
@@ -61,6 +62,13 @@ inline const std::array<double, kMagnitudes>& magnitude_edges() {
   return edges;
 }
 
+// All edges: those of negative numbers, 0, the positive ones.
+inline double edge(int i) {
+  const auto& magnitudes = magnitude_edges();
+  if (i == kMagnitudes) return 0;
+  return i < kMagnitudes ? -magnitudes[kMagnitudes - 1 - i] : magnitudes[i - kMagnitudes - 1];
+}
+
 // Entries for all cells of both signs, those of negative numbers behind (their top bit is set).
 // An edge belongs to the bin on its right (NumPy), so for negative numbers to the smaller magnitudes; only
 // the outermost edges belong to the outermost bins on both sides.
@@ -83,7 +91,7 @@ std::vector<typename Cells<Float>::Bits> make_cell_table() {
   for (int sign = 0; sign < 2; ++sign) {
     std::vector<Bits> first;  // where slot 1, 2, ... begins
     first.push_back(1);
-    for (const double power : {0x1p-126, 0x1p-14, 0x1p-6}) first.push_back(first_at_least(power));
+    for (const double normal : kSmallestNormals) first.push_back(first_at_least(normal));
     const auto& edges = magnitude_edges();
     for (int i = 0; i < kMagnitudes; ++i) {
       first.push_back(sign || i == kMagnitudes - 1 ? first_above(edges[i]) : first_at_least(edges[i]));
@@ -119,7 +127,8 @@ inline const SlotMeaning& slot_meaning() {
   static const SlotMeaning made = [] {
     const auto& edges = magnitude_edges();
     std::vector<double> lower(edges.begin(), edges.end());
-    lower.insert(lower.end(), {0.0, 0.0, 0x1p-126, 0x1p-14, 0x1p-6});
+    lower.insert(lower.end(), {0.0, 0.0});
+    lower.insert(lower.end(), std::begin(kSmallestNormals), std::end(kSmallestNormals));
     std::sort(lower.begin(), lower.end());
     SlotMeaning meaning{};
     for (int slot = 0; slot < kSlots; ++slot) {
@@ -130,8 +139,8 @@ inline const SlotMeaning& slot_meaning() {
       const auto passed = std::upper_bound(edges.begin(), edges.end(), lower[slot]) - edges.begin();
       meaning.bin[0][slot] = static_cast<std::int16_t>(kMagnitudes + passed);
       meaning.bin[1][slot] = static_cast<std::int16_t>(slot == kSlotZero ? kMagnitudes : kMagnitudes - 1 - passed);
-      if (lower[slot] == 0x1p-14) meaning.first_normal_fp16 = slot;
-      if (lower[slot] == 0x1p-6) meaning.first_normal_e4m3 = slot;
+      if (lower[slot] == kSmallestNormals[1]) meaning.first_normal_fp16 = slot;
+      if (lower[slot] == kSmallestNormals[2]) meaning.first_normal_e4m3 = slot;
     }
     return meaning;
   }();

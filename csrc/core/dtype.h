@@ -8,11 +8,11 @@
 #include <string>
 #include <type_traits>
 
-#include "core/hd.h"
+#include "core/host_device.h"
 
 namespace fastlog {
 
-// The codes are part of the Python border (fastlog/summaries/tensors.py): append, never renumber.
+// Summaries travel between processes with these codes: append, never renumber.
 enum class DType : std::uint8_t {
   kFloat64 = 0,
   kFloat32 = 1,
@@ -34,6 +34,13 @@ enum class DType : std::uint8_t {
   kBool = 17,
 };
 inline constexpr int kDTypeCount = 18;
+
+// As torch, NumPy and ml_dtypes call them, by code.
+inline constexpr const char* kDTypeNames[kDTypeCount] = {
+    "float64",         "float32",         "float16",        "bfloat16", "float8_e4m3fn", "float8_e5m2",
+    "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu", "int8",     "int16",         "int32",
+    "int64",           "uint8",           "uint16",         "uint32",   "uint64",        "bool",
+};
 
 template <class To, class From>
 FASTLOG_HD inline To bit_cast(From from) {

@@ -1,7 +1,6 @@
 // Summaries as they travel: the counters and moments, then the occupied span of bins, run-length coded.
 //
-//   14 x int64, 5 x double (the order of Summary) | int32 first bin | int32 span | counts of the span as LEB128
-//   varints, a zero count followed by (length of its run - 1)
+//   SummaryHead | Span | counts of the span as LEB128 varints, a zero count followed by (length of its run - 1)
 //
 // Little endian, usually well under 2 KB. A format between the parts of one process or one job, not an archive.
 #pragma once
@@ -15,7 +14,11 @@
 
 namespace fastlog {
 
-inline constexpr std::size_t kPackedHead = 8 * (kCounters + kMoments);
+// The bins from the first to the last with something in them.
+struct Span {
+  std::int32_t first;
+  std::int32_t length;
+};
 
 // Writes at most kMaxVarint bytes and returns their end.
 inline constexpr std::size_t kMaxVarint = 10;
@@ -44,11 +47,11 @@ inline std::string pack(const Summary& summary) {
   int last = kBins;
   while (first < last && summary.counts[first] == 0) ++first;
   while (last > first && summary.counts[last - 1] == 0) --last;
-  const std::int32_t span[2] = {first, last - first};
-  char packed[kPackedHead + sizeof(span) + kBins * kMaxVarint];
-  std::memcpy(packed, &summary.underflow, kPackedHead);
-  std::memcpy(packed + kPackedHead, span, sizeof(span));
-  char* out = packed + kPackedHead + sizeof(span);
+  const Span span{first, last - first};
+  char packed[sizeof(SummaryHead) + sizeof(span) + kBins * kMaxVarint];
+  std::memcpy(packed, static_cast<const SummaryHead*>(&summary), sizeof(SummaryHead));
+  std::memcpy(packed + sizeof(SummaryHead), &span, sizeof(span));
+  char* out = packed + sizeof(SummaryHead) + sizeof(span);
   for (int bin = first; bin < last;) {
     out = put_varint(out, static_cast<std::uint64_t>(summary.counts[bin]));
     if (summary.counts[bin] != 0) {
@@ -63,18 +66,25 @@ inline std::string pack(const Summary& summary) {
   return {packed, out};
 }
 
+// Reads what stands before the counts, and returns where they begin; nullptr where the data are too short or the span
+// is not within the bins.
+inline const std::uint8_t* unpack_head(const std::uint8_t* data, std::size_t size, SummaryHead& head, Span& span) {
+  if (size < sizeof(head) + sizeof(span)) return nullptr;
+  std::memcpy(&head, data, sizeof(head));
+  std::memcpy(&span, data + sizeof(head), sizeof(span));
+  const bool within = span.first >= 0 && span.length >= 0 && span.first <= kBins && span.length <= kBins - span.first;
+  return within ? data + sizeof(head) + sizeof(span) : nullptr;
+}
+
 // Returns false, leaving `out` unspecified, unless the data are exactly one packed summary.
 inline bool unpack(const std::uint8_t* data, std::size_t size, Summary& out) {
-  std::int32_t span[2];
-  if (size < kPackedHead + sizeof(span)) return false;
   out = Summary{};
-  std::memcpy(static_cast<void*>(&out.underflow), data, kPackedHead);
-  std::memcpy(span, data + kPackedHead, sizeof(span));
-  if (span[0] < 0 || span[1] < 0 || span[0] > kBins || span[1] > kBins - span[0]) return false;
-  const std::uint8_t* at = data + kPackedHead + sizeof(span);
+  Span span;
+  const std::uint8_t* at = unpack_head(data, size, out, span);
+  if (at == nullptr) return false;
   const std::uint8_t* const end = data + size;
-  const int last = span[0] + span[1];
-  for (int bin = span[0]; bin < last;) {
+  const int last = span.first + span.length;
+  for (int bin = span.first; bin < last;) {
     std::uint64_t count = 0;
     if (!get_varint(at, end, count)) return false;
     if (count != 0) {
@@ -84,7 +94,7 @@ inline bool unpack(const std::uint8_t* data, std::size_t size, Summary& out) {
     std::uint64_t run_less_one = 0;
     if (!get_varint(at, end, run_less_one)) return false;
     // A span begins and ends with an occupied bin.
-    if (bin == span[0] || run_less_one + 1 >= static_cast<std::uint64_t>(last - bin)) return false;
+    if (bin == span.first || run_less_one + 1 >= static_cast<std::uint64_t>(last - bin)) return false;
     bin += static_cast<int>(run_less_one) + 1;
   }
   return at == end;

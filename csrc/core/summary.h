@@ -1,11 +1,12 @@
-// The record that everything turns on. Mirrored by SUMMARY_DTYPE in fastlog/summaries/summary.py.
+// The record that everything turns on. Python learns its layout from the names below.
 #pragma once
 
 #include <cstdint>
+#include <iterator>
 #include <limits>
 #include <type_traits>
 
-#include "core/hd.h"
+#include "core/host_device.h"
 
 namespace fastlog {
 
@@ -14,16 +15,26 @@ inline constexpr int kMagnitudes = 774;
 inline constexpr int kEdges = 2 * kMagnitudes + 1;
 inline constexpr int kBins = kEdges - 1;
 
-struct Summary {
+// The smallest normal numbers of fp32 and bf16, of fp16 and e5m2, of e4m3.
+inline constexpr double kSmallestNormals[] = {0x1p-126, 0x1p-14, 0x1p-6};
+// The largest finite numbers.
+inline constexpr int kLargestE4M3 = 448;
+inline constexpr int kLargestE5M2 = 57344;
+inline constexpr int kLargestFp16 = 65504;
+
+struct Counts {
   std::int64_t counts[kBins] = {};
+};
+
+// All of a summary but the counts of its bins: what its packed form begins with.
+struct SummaryHead {
   // Finite values below the first and above the last edge; NaN; infinities. With `counts` they add up to `num`.
   std::int64_t underflow = 0;
   std::int64_t overflow = 0;
   std::int64_t nan = 0;
   std::int64_t pos_inf = 0;
   std::int64_t neg_inf = 0;
-  // These overlap the bins: exact zeros; nonzero |x| under 2^-126, 2^-14, 2^-6 (the smallest normal numbers of
-  // fp32 and bf16, of fp16 and e5m2, of e4m3); finite |x| over 448, 57344, 65504 (the largest of e4m3, e5m2, fp16).
+  // These overlap the bins: exact zeros; nonzero |x| under the smallest normal numbers; finite |x| over the largest.
   std::int64_t zeros = 0;
   std::int64_t below_fp32 = 0;
   std::int64_t below_fp16 = 0;
@@ -40,9 +51,17 @@ struct Summary {
   double sum = 0;
   double sum_squares = 0;
 };
-inline constexpr int kCounters = 14;  // underflow .. num_finite
-inline constexpr int kMoments = 5;    // min .. sum_squares
+
+// The fields of SummaryHead by name, in its order: int64, then double.
+inline constexpr const char* kCounterNames[] = {
+    "underflow",  "overflow",   "nan",        "pos_inf",    "neg_inf",    "zeros", "below_fp32",
+    "below_fp16", "below_e4m3", "above_e4m3", "above_e5m2", "above_fp16", "num",   "num_finite",
+};
+inline constexpr const char* kMomentNames[] = {"min", "max", "abs_max", "sum", "sum_squares"};
+static_assert(sizeof(SummaryHead) == 8 * (std::size(kCounterNames) + std::size(kMomentNames)));
+
+struct Summary : Counts, SummaryHead {};
 static_assert(std::is_trivially_copyable_v<Summary>);
-static_assert(sizeof(Summary) == 8 * (kBins + kCounters + kMoments));
+static_assert(sizeof(Summary) == sizeof(Counts) + sizeof(SummaryHead));
 
 }  // namespace fastlog

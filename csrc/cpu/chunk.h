@@ -178,9 +178,9 @@ FASTLOG_INLINE void add_block(const Wide* values, int n, Moments block, SlotCoun
     block = lane_moments<Wide, kWidth>(values, n);
   }
   const double magnitude = std::max(block.max, -block.min);
-  if (magnitude > 448) counters.above_e4m3 += count_above<Wide>(values, n, 448);
-  if (magnitude > 57344) counters.above_e5m2 += count_above<Wide>(values, n, 57344);
-  if (magnitude > 65504) counters.above_fp16 += count_above<Wide>(values, n, 65504);
+  if (magnitude > kLargestE4M3) counters.above_e4m3 += count_above<Wide>(values, n, kLargestE4M3);
+  if (magnitude > kLargestE5M2) counters.above_e5m2 += count_above<Wide>(values, n, kLargestE5M2);
+  if (magnitude > kLargestFp16) counters.above_fp16 += count_above<Wide>(values, n, kLargestFp16);
   moments.min = std::min(moments.min, block.min);
   moments.max = std::max(moments.max, block.max);
   moments.sum += block.sum;

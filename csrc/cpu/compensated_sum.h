@@ -1,3 +1,4 @@
+// A sum that does not depend on how large it has become.
 #pragma once
 
 #include <cmath>

@@ -1,6 +1,7 @@
 // Summaries of tensors in host memory.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 

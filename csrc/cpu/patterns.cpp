@@ -67,9 +67,9 @@ void summarize_as(const PatternTotals& totals, Summary& summary) {
     summary.min = std::min(summary.min, wide);
     summary.max = std::max(summary.max, wide);
     const double magnitude = std::fabs(wide);
-    if (magnitude > 448) summary.above_e4m3 += totals[p];
-    if (magnitude > 57344) summary.above_e5m2 += totals[p];
-    if (magnitude > 65504) summary.above_fp16 += totals[p];
+    if (magnitude > kLargestE4M3) summary.above_e4m3 += totals[p];
+    if (magnitude > kLargestE5M2) summary.above_e5m2 += totals[p];
+    if (magnitude > kLargestFp16) summary.above_fp16 += totals[p];
   }
   add_slots(slots, summary);
   summary.sum = sum.value();

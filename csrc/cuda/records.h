@@ -13,8 +13,8 @@
 namespace fastlog::cuda {
 
 // A tensor's counters on the device: its slots (core/bins.h), those of negative numbers at kSignStride; in the gap
-// between the signs those of values above 448, 57344 and 65504. Tensors of one-byte elements without exception
-// count their 256 patterns instead.
+// between the signs those of values above the largest numbers of e4m3, e5m2 and fp16. Tensors of one-byte elements
+// without exception count their 256 patterns instead.
 inline constexpr int kSlotCounters = kSignStride + kSlots;
 inline constexpr int kAboveE4M3 = kSlots;
 inline constexpr int kAboveE5M2 = kSlots + 1;
@@ -68,9 +68,9 @@ inline void add_value(double x, std::int64_t n, std::int64_t* slots, Summary& in
   into.sum += static_cast<double>(n) * x;
   into.sum_squares += static_cast<double>(n) * (x * x);
   const double magnitude = std::fabs(x);
-  into.above_e4m3 += magnitude > 448 ? n : 0;
-  into.above_e5m2 += magnitude > 57344 ? n : 0;
-  into.above_fp16 += magnitude > 65504 ? n : 0;
+  into.above_e4m3 += magnitude > kLargestE4M3 ? n : 0;
+  into.above_e5m2 += magnitude > kLargestE5M2 ? n : 0;
+  into.above_fp16 += magnitude > kLargestFp16 ? n : 0;
 }
 
 // The summary of the tensor `view` from its record. Throws std::runtime_error for a record that was not written.

@@ -135,9 +135,9 @@ struct Accumulator {
     const double wide = static_cast<double>(x);
     add_to_sum(wide);
     squares = fma(wide, wide, squares);
-    if (magnitude > Wide{448}) increment(kAboveE4M3 * kCounterBytes | copy);
-    if (magnitude > Wide{57344}) increment(kAboveE5M2 * kCounterBytes | copy);
-    if (magnitude > Wide{65504}) increment(kAboveFp16 * kCounterBytes | copy);
+    if (magnitude > Wide{kLargestE4M3}) increment(kAboveE4M3 * kCounterBytes | copy);
+    if (magnitude > Wide{kLargestE5M2}) increment(kAboveE5M2 * kCounterBytes | copy);
+    if (magnitude > Wide{kLargestFp16}) increment(kAboveFp16 * kCounterBytes | copy);
   }
 
   template <int n>
@@ -154,8 +154,8 @@ struct Accumulator {
       group_sum += wide;
       group_squares = fma(wide, wide, group_squares);
     }
-    // A group that holds NaN, an infinity or a magnitude above 448 has more squares than this, or NaN.
-    if (group_squares <= 448.0 * 448.0) {
+    // A group that holds NaN, an infinity or a magnitude above kLargestE4M3 has more squares than this, or NaN.
+    if (group_squares <= 1.0 * kLargestE4M3 * kLargestE4M3) {
       sum += group_sum;
       squares += group_squares;
       for (int i = 0; i < n; ++i) {

@@ -8,7 +8,7 @@
 #define FASTLOG_HAS_SSE42_BUILD 1
 #endif
 
-namespace fastlog {
+namespace fastlog::events {
 namespace {
 
 constexpr std::uint32_t kPolynomial = 0x82f63b78u;  // reflected
@@ -88,4 +88,4 @@ std::uint32_t crc32c(const void* data, std::size_t size) {
 
 const char* crc32c_path() { return has_sse42() ? "sse4.2" : "portable"; }
 
-}  // namespace fastlog
+}  // namespace fastlog::events

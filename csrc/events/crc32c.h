@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace fastlog {
+namespace fastlog::events {
 
 // By the CPU's own instruction where it has one.
 std::uint32_t crc32c(const void* data, std::size_t size);
@@ -18,4 +18,4 @@ const char* crc32c_path();
 // TFRecord's mask: a checksum stored next to the data it covers must not look like data with its checksum.
 inline std::uint32_t mask_crc32c(std::uint32_t crc) { return ((crc >> 15) | (crc << 17)) + 0xa282ead8u; }
 
-}  // namespace fastlog
+}  // namespace fastlog::events

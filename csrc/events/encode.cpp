@@ -13,7 +13,7 @@
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "records are little endian");
 
-namespace fastlog {
+namespace fastlog::events {
 namespace {
 
 constexpr std::size_t kFrame = 8 + 4 + 4;
@@ -77,12 +77,6 @@ class Cursor {
   char* at_;
 };
 
-double edge(int i) {
-  const auto& magnitudes = magnitude_edges();
-  if (i == kMagnitudes) return 0;
-  return i < kMagnitudes ? -magnitudes[kMagnitudes - 1 - i] : magnitudes[i - kMagnitudes - 1];
-}
-
 // What the event says about a packed summary. The counts stay packed: visit_occupied reads them.
 struct HistogramView {
   std::array<double, 5> moments;  // min, max, num, sum, sum_squares
@@ -131,36 +125,31 @@ void visit_occupied(const HistogramView& view, Visitor&& visitor) {
 }
 
 HistogramView view_histogram(std::string_view packed, Buckets style) {
-  // The head of the packed form lies as in Summary; the counts stay where they are.
-  struct Head {
-    std::int64_t counters[kCounters];
-    double min, max, abs_max, sum, sum_squares;
-    std::int32_t first, span;
-  } head;
-  static_assert(sizeof(head) == kPackedHead + 8);
-  if (packed.size() < sizeof(head)) malformed();
-  std::memcpy(&head, packed.data(), sizeof(head));
-  if (head.first < 0 || head.span < 0 || head.first > kBins || head.span > kBins - head.first) malformed();
+  SummaryHead head;
+  Span span;
+  const auto* const begin = reinterpret_cast<const std::uint8_t*>(packed.data());
+  const std::uint8_t* const counts = unpack_head(begin, packed.size(), head, span);
+  if (counts == nullptr) malformed();
 
   HistogramView view{};
-  view.underflow = head.counters[0];
-  view.overflow = head.counters[1];
-  view.first = head.first;
-  view.last = head.first + head.span;
-  view.at = reinterpret_cast<const std::uint8_t*>(packed.data()) + sizeof(head);
-  view.data_end = reinterpret_cast<const std::uint8_t*>(packed.data()) + packed.size();
+  view.underflow = head.underflow;
+  view.overflow = head.overflow;
+  view.first = span.first;
+  view.last = span.first + span.length;
+  view.at = counts;
+  view.data_end = begin + packed.size();
   view.style = style;
-  const auto num = static_cast<double>(head.counters[kCounters - 2]);
+  const auto num = static_cast<double>(head.num);
   // TensorBoard reads the extremes as float32.
   constexpr double kMost = std::numeric_limits<float>::max();
-  const bool any = head.counters[kCounters - 1] != 0;
+  const bool any = head.num_finite != 0;
   view.moments = {any ? std::clamp(head.min, -kMost, kMost) : 0, any ? std::clamp(head.max, -kMost, kMost) : 0, num,
                   any ? head.sum : 0, any ? head.sum_squares : 0};
 
-  view.start = view.underflow ? 0 : head.span ? view.first : kBins - 1;
+  view.start = view.underflow ? 0 : span.length ? view.first : kBins - 1;
   if (style == Buckets::kAll) {
-    const int end = view.overflow ? kBins : head.span ? view.last : 1;
-    if (head.span || view.underflow || view.overflow) view.buckets = static_cast<std::size_t>(end - view.start) + 1;
+    const int end = view.overflow ? kBins : span.length ? view.last : 1;
+    if (span.length || view.underflow || view.overflow) view.buckets = static_cast<std::size_t>(end - view.start) + 1;
   } else {
     int next = -1;  // the bin after the last occupied one
     visit_occupied(view, [&](int bin, double) {
@@ -253,6 +242,14 @@ decltype(auto) visit_event(const EventView& event, Buckets style, Visitor&& visi
 
 }  // namespace
 
+std::string encode_histogram(std::string_view packed, Buckets style) {
+  const HistogramView histogram = view_histogram(packed, style);
+  std::string proto(histogram.size(), '\0');
+  Cursor out(proto.data());
+  write_histogram(histogram, out);
+  return proto;
+}
+
 std::size_t framed_size(const EventView& event, Buckets style) {
   const std::size_t size =
       event.kind == kRawEvent
@@ -288,4 +285,4 @@ std::string encode_events(const std::vector<EventView>& events, Buckets style) {
   return records;
 }
 
-}  // namespace fastlog
+}  // namespace fastlog::events

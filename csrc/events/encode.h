@@ -10,7 +10,7 @@
 #include <string_view>
 #include <vector>
 
-namespace fastlog {
+namespace fastlog::events {
 
 enum EventKind : int { kScalarEvent = 0, kHistogramEvent = 1, kRawEvent = 2 };
 
@@ -33,6 +33,9 @@ enum class Buckets {
   kCompact,  // a run of them is one wide bucket, as TensorFlow's own writer (histogram.cc) makes it
 };
 
+// The HistogramProto of a packed summary. Throws std::invalid_argument where that is malformed.
+std::string encode_histogram(std::string_view packed, Buckets style);
+
 // Bytes of the framed record. Throws std::invalid_argument (unknown kind, malformed summary, over 2 GiB).
 std::size_t framed_size(const EventView& event, Buckets style);
 
@@ -43,4 +46,4 @@ char* write_framed(const EventView& event, Buckets style, char* out);
 // The records of all events, in order.
 std::string encode_events(const std::vector<EventView>& events, Buckets style);
 
-}  // namespace fastlog
+}  // namespace fastlog::events

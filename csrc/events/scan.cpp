@@ -14,7 +14,7 @@
 #include "events/crc32c.h"
 #include "events/wire.h"
 
-namespace fastlog {
+namespace fastlog::events {
 namespace {
 
 constexpr std::size_t kHeader = 12;  // length and its checksum
@@ -314,4 +314,4 @@ bool read_histograms(const std::string& path, const std::vector<Extent>& extents
   return whole;
 }
 
-}  // namespace fastlog
+}  // namespace fastlog::events

@@ -9,7 +9,7 @@
 #include <unordered_map>
 #include <vector>
 
-namespace fastlog {
+namespace fastlog::events {
 
 // What a row is of. Values of a summary first, then events that have none.
 enum RowKind : std::int32_t {
@@ -105,4 +105,4 @@ struct Extent {
 // Adds the histograms that lie there. False as `add_histogram`. Throws std::system_error on I/O errors.
 bool read_histograms(const std::string& path, const std::vector<Extent>& extents, HistogramColumns& columns);
 
-}  // namespace fastlog
+}  // namespace fastlog::events

@@ -5,7 +5,7 @@
 #include <cstring>
 #include <string_view>
 
-namespace fastlog {
+namespace fastlog::events {
 
 // The fields of one message in their order; see next(). A message that is malformed ends early and is not `whole()`.
 class Fields {
@@ -100,4 +100,4 @@ class Fields {
   bool broken_ = false;
 };
 
-}  // namespace fastlog
+}  // namespace fastlog::events

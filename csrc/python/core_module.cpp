@@ -3,10 +3,15 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cstring>
+#include <iterator>
+#include <stdexcept>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <vector>
 
+#include "core/bins.h"
 #include "core/pack.h"
 #include "cpu/engine.h"
 #include "cpu/kernels.h"
@@ -34,7 +39,7 @@ std::vector<std::string> summarize_views(const std::vector<TensorView>& views, i
   std::int64_t values = 0;
   for (const TensorView& view : views) values += view.count;
   if (values < kReleaseGilFrom) return fastlog::cpu::summarize(views, threads);
-  const fastlog::WithoutGil nogil;
+  const fastlog::python::WithoutGil nogil;
   return fastlog::cpu::summarize(views, threads);
 }
 
@@ -69,6 +74,30 @@ py::bytes unpack(const py::bytes& packed) {
   return {reinterpret_cast<const char*>(&summary), sizeof(summary)};
 }
 
+template <class Items>
+py::tuple tuple_of(const Items& items) {
+  py::tuple tuple(std::size(items));
+  std::size_t i = 0;
+  for (const auto& item : items) tuple[i++] = item;
+  return tuple;
+}
+
+// What Python has to know of the record and of what is counted.
+void register_tables(py::module_& m) {
+  py::tuple dtypes(fastlog::kDTypeCount);
+  for (int code = 0; code < fastlog::kDTypeCount; ++code) {
+    dtypes[code] = py::make_tuple(fastlog::kDTypeNames[code], fastlog::item_size(static_cast<fastlog::DType>(code)));
+  }
+  double edges[fastlog::kEdges];
+  for (int i = 0; i < fastlog::kEdges; ++i) edges[i] = fastlog::edge(i);
+  m.attr("DTYPES") = dtypes;
+  m.attr("EDGES") = py::bytes(reinterpret_cast<const char*>(edges), sizeof(edges));
+  m.attr("COUNTERS") = tuple_of(fastlog::kCounterNames);
+  m.attr("MOMENTS") = tuple_of(fastlog::kMomentNames);
+  m.attr("SMALLEST_NORMALS") = tuple_of(fastlog::kSmallestNormals);
+  m.attr("LARGEST") = py::make_tuple(fastlog::kLargestE4M3, fastlog::kLargestE5M2, fastlog::kLargestFp16);
+}
+
 std::vector<std::string> cpu_paths() {
   std::vector<std::string> names;
   for (const auto* kernels : fastlog::cpu::available_kernels()) names.emplace_back(kernels->name);
@@ -87,6 +116,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("cpu_paths", &cpu_paths);
   m.def("cpu_path", [] { return std::string(fastlog::cpu::chosen_kernels().name); });
   m.def("choose_cpu_path", &fastlog::cpu::choose_kernels, py::arg("name"));
-  fastlog::register_events(m);
-  fastlog::register_reading(m);
+  register_tables(m);
+  fastlog::python::register_events(m);
+  fastlog::python::register_reading(m);
 }

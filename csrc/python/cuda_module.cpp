@@ -18,7 +18,7 @@ namespace {
 
 using namespace fastlog::cuda;
 using fastlog::TensorView;
-using fastlog::WithoutGil;
+using fastlog::python::WithoutGil;
 
 // address, count, dtype code, zeros that are not stored, address of the multiplier (0: none)
 using Row = std::tuple<std::uintptr_t, std::int64_t, int, std::int64_t, std::uintptr_t>;

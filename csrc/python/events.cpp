@@ -12,8 +12,10 @@
 
 namespace py = pybind11;
 
-namespace fastlog {
+namespace fastlog::python {
 namespace {
+
+using namespace fastlog::events;
 
 [[noreturn]] void raise() { throw py::error_already_set(); }
 
@@ -47,7 +49,7 @@ std::int64_t to_int64(PyObject* object) {
   return value;
 }
 
-// A tuple of fastlog/events/items.py, kinds SCALAR, HISTOGRAM and RAW.
+// A tuple of fastlog/events/items.py, but no job.
 EventView view_item(PyObject* item, std::vector<py::object>& keep) {
   if (!PyTuple_Check(item) || PyTuple_GET_SIZE(item) < 2) throw py::type_error("fastlog: an event must be a tuple");
   const auto field = [item](Py_ssize_t i) { return PyTuple_GET_ITEM(item, i); };
@@ -93,6 +95,10 @@ py::bytes encode_items(const py::sequence& items, bool compact) {
   return records;
 }
 
+py::bytes histogram_proto(const py::bytes& packed, bool compact) {
+  return encode_histogram(std::string_view(packed), compact ? Buckets::kCompact : Buckets::kAll);
+}
+
 std::uint32_t masked_crc32c(const py::bytes& data, bool portable) {
   const std::string_view view = data;
   return mask_crc32c(portable ? crc32c_portable(view.data(), view.size()) : crc32c(view.data(), view.size()));
@@ -101,9 +107,13 @@ std::uint32_t masked_crc32c(const py::bytes& data, bool portable) {
 }  // namespace
 
 void register_events(py::module_& module) {
+  module.attr("SCALAR") = static_cast<int>(kScalarEvent);
+  module.attr("HISTOGRAM") = static_cast<int>(kHistogramEvent);
+  module.attr("RAW") = static_cast<int>(kRawEvent);
+  module.def("encode_histogram", &histogram_proto, py::arg("packed"), py::arg("compact"));
   module.def("encode_events", &encode_items, py::arg("items"), py::arg("compact") = false);
   module.def("masked_crc32c", &masked_crc32c, py::arg("data"), py::arg("portable") = false);
   module.def("crc32c_path", &crc32c_path);
 }
 
-}  // namespace fastlog
+}  // namespace fastlog::python

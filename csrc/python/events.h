@@ -3,9 +3,9 @@
 
 #include <pybind11/pybind11.h>
 
-namespace fastlog {
+namespace fastlog::python {
 
-// Adds encode_events, masked_crc32c and crc32c_path to the module.
+// Adds the kinds of events and the functions that encode them to the module.
 void register_events(pybind11::module_& module);
 
-}  // namespace fastlog
+}  // namespace fastlog::python

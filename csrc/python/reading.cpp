@@ -15,8 +15,10 @@
 
 namespace py = pybind11;
 
-namespace fastlog {
+namespace fastlog::python {
 namespace {
+
+using namespace fastlog::events;
 
 // A file's error as Python's OSError, with its number and the path.
 [[noreturn]] void raise_os_error(const std::system_error& error, const std::string& path) {
@@ -136,4 +138,4 @@ void register_reading(py::module_& module) {
              py::arg("sizes"));
 }
 
-}  // namespace fastlog
+}  // namespace fastlog::python

@@ -3,8 +3,8 @@
 
 #include <pybind11/pybind11.h>
 
-namespace fastlog {
+namespace fastlog::python {
 
 void register_reading(pybind11::module_& module);
 
-}  // namespace fastlog
+}  // namespace fastlog::python

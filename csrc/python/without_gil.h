@@ -6,7 +6,7 @@
 #include <chrono>
 #include <thread>
 
-namespace fastlog {
+namespace fastlog::python {
 
 // Without the GIL from construction to destruction.
 //
@@ -30,4 +30,4 @@ class WithoutGil {
   PyThreadState* state_;
 };
 
-}  // namespace fastlog
+}  // namespace fastlog::python

@@ -18,8 +18,8 @@
 
 namespace {
 
-using fastlog::Buckets;
 using fastlog::TensorView;
+using fastlog::events::Buckets;
 
 constexpr int kCallers = 4;
 constexpr int kMostThreads = 5;
@@ -50,13 +50,13 @@ struct Tensors {
 };
 
 std::string encode(const std::vector<std::string>& packed, Buckets style) {
-  std::vector<fastlog::EventView> events;
+  std::vector<fastlog::events::EventView> events;
   for (std::size_t i = 0; i < packed.size(); ++i) {
     const auto step = static_cast<std::int64_t>(i);
-    events.push_back({fastlog::kHistogramEvent, "weights", 0, step, 1.5, packed[i]});
-    events.push_back({fastlog::kScalarEvent, "loss", 0.1, step, 1.5, {}});
+    events.push_back({fastlog::events::kHistogramEvent, "weights", 0, step, 1.5, packed[i]});
+    events.push_back({fastlog::events::kScalarEvent, "loss", 0.1, step, 1.5, {}});
   }
-  return fastlog::encode_events(events, style);
+  return fastlog::events::encode_events(events, style);
 }
 
 std::string all_bytes(const std::vector<TensorView>& views, int threads) {
