@@ -9,7 +9,8 @@ import torch
 
 from fastlog.common.native import core
 from fastlog.summaries.engines import pack_one
-from fastlog.summaries.summary import COUNTERS, EDGES, MOMENTS, SUMMARY_DTYPE, TensorSummary
+from fastlog.summaries.packed import COUNTERS, MOMENTS
+from fastlog.summaries.summary import EDGES, SUMMARY_DTYPE, TensorSummary
 
 
 @torch.library.custom_op(
@@ -27,7 +28,7 @@ def summarize(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.T
     Returns:
         ``counts`` (int64, 1548), ``counters`` (int64, 14) and ``moments`` (float64, 5), on the tensor's
         device: the fields of ``TensorSummary`` in the order of ``COUNTERS`` and ``MOMENTS`` of
-        ``fastlog.summaries.summary`` (of no finite values, the minimum is inf and the maximum -inf).
+        ``fastlog.summaries.packed`` (of no finite values, the minimum is inf and the maximum -inf).
 
     Raises:
         TypeError: as :func:`fastlog.summarize`.

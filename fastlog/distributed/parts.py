@@ -7,9 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from fastlog.summaries.engines import Packed
-from fastlog.summaries.summary import COUNTERS, merge_packed
-
-_NUM = 8 * COUNTERS.index("num")  # a packed summary begins with the counters (csrc/core/pack.h)
+from fastlog.summaries.packed import merge_packed, num_of
 
 
 class Record(NamedTuple):
@@ -69,7 +67,7 @@ def merge(by_rank: Mapping[int, Iterable[Record]]) -> Merged:
         for kind, name, record, part, whole in records:
             packed = bytes(record)
             parts = found.setdefault((kind, name), _Parts(whole))
-            if not is_empty(packed):
+            if num_of(packed):
                 holder, summaries = parts.held.setdefault(part, (rank, []))
                 if holder == rank:
                     summaries.append(packed)
@@ -83,7 +81,7 @@ def merge(by_rank: Mapping[int, Iterable[Record]]) -> Merged:
         if twins := parts.alike():
             alike[f"{kind}/{name}"] = twins
         packed = merge_packed([packed for _, summaries in parts.held.values() for packed in summaries])
-        if parts.whole in (0, _num(packed)):
+        if parts.whole in (0, num_of(packed)):
             merged.append(Record(kind, name, packed))
         else:
             incomplete.append(f"{kind}/{name}")
@@ -102,12 +100,3 @@ class _Parts:
             if (other := first.setdefault(tuple(summaries), rank)) != rank:
                 return other, rank
         return None
-
-
-def is_empty(packed: bytes) -> bool:
-    """Whether it is the summary of no values."""
-    return _num(packed) == 0
-
-
-def _num(packed: bytes) -> int:
-    return int.from_bytes(packed[_NUM : _NUM + 8], "little")

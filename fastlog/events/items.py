@@ -16,10 +16,12 @@ from __future__ import annotations
 
 from typing import Any, Final, TypeAlias
 
-SCALAR: Final = 0
-HISTOGRAM: Final = 1
-RAW: Final = 2
-JOB: Final = 3
+from fastlog.common.native import core
+
+SCALAR: Final = core.SCALAR
+HISTOGRAM: Final = core.HISTOGRAM
+RAW: Final = core.RAW
+JOB: Final = -1  # nothing that the core encodes
 
 Item: TypeAlias = tuple[Any, ...]
 """One event, in one of the forms above."""

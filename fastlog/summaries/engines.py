@@ -14,7 +14,7 @@ from fastlog.summaries.cuda.runtime import is_capturing
 from fastlog.summaries.cuda.transfers import CAPTURED, Flight, Transfers
 from fastlog.summaries.reference import summarize_reference
 from fastlog.summaries.summary import TensorSummary
-from fastlog.summaries.tensors import View, is_tensor_like, view_of, with_zeros
+from fastlog.summaries.tensors import View, is_on_cuda, is_tensor_like, view_of, with_zeros
 
 
 class NoRoom(Exception):
@@ -66,7 +66,7 @@ def refuse_captured(tensors: Iterable[Any]) -> None:
         RuntimeError: the current stream of a tensor's device is being captured into a CUDA graph.
     """
     on_cuda = {
-        tensor.get_device() for tensor in tensors if isinstance(tensor, torch.Tensor) and tensor.is_cuda
+        tensor.get_device() for tensor in tensors if isinstance(tensor, torch.Tensor) and is_on_cuda(tensor)
     }
     if any(is_capturing(device) for device in on_cuda):
         raise RuntimeError(CAPTURED)
@@ -85,7 +85,7 @@ def pack_one(values: Any, name: str = "values", patience: Patience = endless) ->
         NoRoom: not within ``patience``.
         RuntimeError: a CUDA device refuses (graph capture, a failed launch, no memory).
     """
-    if isinstance(values, torch.Tensor) and values.is_cuda:
+    if isinstance(values, torch.Tensor) and is_on_cuda(values):
         refuse_captured([values])
     view = view_of(values, name)
     if isinstance(view, View) and view.device is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from fastlog.common.native import core
 from fastlog.summaries.summary import EDGES, SUMMARY_DTYPE, TensorSummary
 
 _BLOCK = 1 << 22  # values widened at a time
@@ -56,8 +57,8 @@ def _summarize_block(block: torch.Tensor) -> TensorSummary:
             (x == float("inf")).sum(),
             (x == float("-inf")).sum(),
             (x == 0).sum(),
-            *((nonzero & (magnitude < 2.0**power)).sum() for power in (-126, -14, -6)),
-            *((magnitude > limit).sum() for limit in (448, 57344, 65504)),
+            *((nonzero & (magnitude < normal)).sum() for normal in core.SMALLEST_NORMALS),
+            *((magnitude > largest).sum() for largest in core.LARGEST),
             torch.tensor(x.numel(), device=x.device),
             finite.sum(),
         ]

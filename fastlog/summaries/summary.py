@@ -2,57 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tensorboardX.proto.summary_pb2 import HistogramProto
 
 from fastlog.common.cards import bars, card
 from fastlog.common.native import core
+from fastlog.summaries.packed import COUNTERS, HEAD, MOMENTS, merge_packed
 
-if TYPE_CHECKING:
-    from tensorboardX.proto.summary_pb2 import HistogramProto
-
-
-def _default_edges() -> npt.NDArray[np.float64]:
-    # tensorboardX's own loop: 1e-12 * 1.1**k computed in one go gives other doubles.
-    magnitudes = []
-    v = 1e-12
-    while v < 1e20:
-        magnitudes.append(v)
-        v *= 1.1
-    edges = np.array([-m for m in reversed(magnitudes)] + [0.0] + magnitudes)
-    edges.flags.writeable = False
-    return edges
-
-
-EDGES = _default_edges()
+EDGES = np.frombuffer(core.EDGES)
 """tensorboardX's 1549 default histogram edges, float64, ascending, read-only."""
 
-COUNTERS = (
-    "underflow",
-    "overflow",
-    "nan",
-    "pos_inf",
-    "neg_inf",
-    "zeros",
-    "below_fp32",
-    "below_fp16",
-    "below_e4m3",
-    "above_e4m3",
-    "above_e5m2",
-    "above_fp16",
-    "num",
-    "num_finite",
-)
-MOMENTS = ("min", "max", "abs_max", "sum", "sum_squares")
-
-SUMMARY_DTYPE = np.dtype(
-    [("counts", "<i8", (len(EDGES) - 1,))]
-    + [(name, "<i8") for name in COUNTERS]
-    + [(name, "<f8") for name in MOMENTS]
-)
+SUMMARY_DTYPE = np.dtype([("counts", "<i8", (len(EDGES) - 1,)), *HEAD.descr])
 """The record of ``csrc/core/summary.h``, field for field."""
 
 # Neighbouring edges differ by this ratio; 2 / (1 + ratio) places the estimate of a quantile so that its
@@ -213,15 +176,7 @@ class TensorSummary:
 
         ``sum`` is NaN where those of the parts are infinite with opposite signs.
         """
-        a, b = self._record, other._record
-        merged = np.empty((), SUMMARY_DTYPE)
-        with np.errstate(over="ignore", invalid="ignore"):
-            for name in ("counts", *COUNTERS, "sum", "sum_squares"):
-                merged[name] = a[name] + b[name]
-        merged["min"] = np.minimum(a["min"], b["min"])
-        for name in ("max", "abs_max"):
-            merged[name] = np.maximum(a[name], b[name])
-        return TensorSummary(merged)
+        return TensorSummary.from_engine(merge_packed([self.to_packed(), other.to_packed()]))
 
     def __add__(self, other: object) -> TensorSummary:
         return self.merge(other) if isinstance(other, TensorSummary) else NotImplemented
@@ -270,45 +225,4 @@ class TensorSummary:
         Args:
             compact: merge runs of empty buckets, as TensorFlow's own writer does; False: as tensorboardX.
         """
-        from tensorboardX.proto.summary_pb2 import HistogramProto
-
-        if not self.num_finite:
-            return HistogramProto(num=self.num)
-        counts = self.counts.copy()
-        counts[0] += self.underflow
-        counts[-1] += self.overflow
-        occupied = np.flatnonzero(counts)
-        start, end = int(occupied[0]), int(occupied[-1]) + 1
-        # TensorBoard reads upper limits only: an empty bucket in front gives the first one its lower limit.
-        buckets = np.concatenate([[0], counts[start:end]])
-        limits = EDGES[start : end + 1]
-        if compact:
-            last_of_run = (buckets > 0) | np.append(buckets[1:] > 0, True)
-            buckets, limits = buckets[last_of_run], limits[last_of_run]
-        float32_max = float(np.finfo(np.float32).max)
-        return HistogramProto(
-            min=min(max(self.min, -float32_max), float32_max),
-            max=min(max(self.max, -float32_max), float32_max),
-            num=self.num,
-            sum=self.sum,
-            sum_squares=self.sum_squares,
-            bucket_limit=limits.tolist(),
-            bucket=buckets.tolist(),
-        )
-
-
-def merge_packed(parts: Sequence[bytes]) -> bytes:
-    """``TensorSummary.merge`` of any number of packed summaries, at least one, in their order.
-
-    Raises:
-        ValueError: other bytes.
-    """
-    if len(parts) == 1:
-        return parts[0]
-    words = np.frombuffer(b"".join(map(core.unpack, parts)), np.int64).reshape(len(parts), -1)
-    numbers = words[:, -len(MOMENTS) :].view(np.float64)
-    with np.errstate(over="ignore", invalid="ignore"):
-        moments = numbers.sum(axis=0)
-    for i, extreme in enumerate((np.min, np.max, np.max)):  # min, max, abs_max; the others add up
-        moments[i] = extreme(numbers[:, i])
-    return core.pack(words[:, : -len(MOMENTS)].sum(axis=0).tobytes() + moments.tobytes())
+        return HistogramProto.FromString(core.encode_histogram(self.to_packed(), compact))

@@ -7,35 +7,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-# The codes of csrc/core/dtype.h. Dtypes that this torch does not have are left out.
-_CODES: dict[torch.dtype, int] = {
-    getattr(torch, name): code
-    for code, name in enumerate(
-        (
-            "float64",
-            "float32",
-            "float16",
-            "bfloat16",
-            "float8_e4m3fn",
-            "float8_e5m2",
-            "float8_e4m3fnuz",
-            "float8_e5m2fnuz",
-            "float8_e8m0fnu",
-            "int8",
-            "int16",
-            "int32",
-            "int64",
-            "uint8",
-            "uint16",
-            "uint32",
-            "uint64",
-            "bool",
-        )
-    )
-    if hasattr(torch, name)
+from fastlog.common.native import core
+
+CODES: dict[torch.dtype, int] = {
+    getattr(torch, name): code for code, (name, _) in enumerate(core.DTYPES) if hasattr(torch, name)
 }
+"""The engines' codes of the dtypes that this torch has."""
 # NumPy and ml_dtypes name their dtypes as torch does.
-_CODES_BY_NAME = {str(dtype).removeprefix("torch."): code for dtype, code in _CODES.items()}
+_CODES_BY_NAME = {str(dtype).removeprefix("torch."): code for dtype, code in CODES.items()}
 _SPARSE_COMPRESSED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 _PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter)
 
@@ -113,12 +92,20 @@ def _readable(tensor: torch.Tensor, name: str) -> tuple[torch.Tensor, int]:
     """The tensor without its subclass, and the code of its dtype."""
     if type(tensor) not in _PLAIN_TYPES:
         tensor = plain_tensor(tensor, name)
-    code = _CODES.get(tensor.dtype)
+    code = CODES.get(tensor.dtype)
     if code is None:
         raise TypeError(_unsupported_dtype(tensor, name))
     if tensor.is_meta:
         raise TypeError(f"{name}: a meta tensor has no values; materialise it on a device first")
     return tensor, code
+
+
+def is_on_cuda(tensor: torch.Tensor) -> bool:
+    """``tensor.is_cuda``, without asking a subclass."""
+    if type(tensor) in _PLAIN_TYPES:
+        return tensor.is_cuda
+    with torch._C.DisableTorchFunctionSubclass():
+        return tensor.is_cuda
 
 
 def is_packed(tensor: torch.Tensor) -> bool:

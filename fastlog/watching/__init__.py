@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import nn
 from torch.optim import Optimizer
 
+from fastlog.summaries.stats import STATS
 from fastlog.watching import ranks, selection, series
 from fastlog.watching.budget import Budget
 from fastlog.watching.plan import Plan
-from fastlog.watching.series import LOGGABLE, STATS
+from fastlog.watching.series import LOGGABLE
 from fastlog.watching.watcher import Watcher
 from fastlog.writer import SummaryWriter
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from tensorboardX import summary as tbx
 from tensorboardX.proto.event_pb2 import Event
 
 from fastlog.distributed.parts import Record
 from fastlog.events.items import HISTOGRAM, RAW, SCALAR, Item
-from fastlog.summaries.summary import SUMMARY_DTYPE, TensorSummary
+from fastlog.summaries.packed import Heads, heads_of, merge_heads, merge_packed
+from fastlog.summaries.stats import STATS
 from fastlog.watching.selection import layer_of
 from fastlog.writer.tags import clean_tag
 
@@ -35,31 +35,6 @@ _SINGULAR = {
     ACTIVATIONS: "activation",
     ACTIVATION_GRADIENTS: "activation_grad",
 }
-
-# A packed summary begins with all fields but the counts, in the order of the record (csrc/core/pack.h).
-_HEAD = np.dtype([(name, SUMMARY_DTYPE[name]) for name in SUMMARY_DTYPE.names or () if name != "counts"])
-Heads = npt.NDArray[Any]
-Stat = Callable[[Heads], npt.NDArray[np.float64]]
-
-STATS: Final[dict[str, Stat]] = {
-    "norm": lambda h: np.sqrt(h["sum_squares"]),
-    "rms": lambda h: np.sqrt(h["sum_squares"] / h["num_finite"]),
-    "mean": lambda h: h["sum"] / h["num_finite"],
-    "std": lambda h: np.sqrt(
-        np.maximum(h["sum_squares"] / h["num_finite"] - (h["sum"] / h["num_finite"]) ** 2, 0)
-    ),
-    "min": lambda h: np.where(h["num_finite"] > 0, h["min"], np.nan),
-    "max": lambda h: np.where(h["num_finite"] > 0, h["max"], np.nan),
-    "zeros": lambda h: h["zeros"] / h["num"],
-    "nan": lambda h: h["nan"].astype(float),
-    "inf": lambda h: (h["pos_inf"] + h["neg_inf"]).astype(float),
-    "below_bf16": lambda h: h["below_fp32"] / h["num"],
-    "below_fp16": lambda h: h["below_fp16"] / h["num"],
-    "below_fp8": lambda h: h["below_e4m3"] / h["num"],
-}
-"""Scalars by name. All but the counts and shares are over the finite values; NaN where there are none.
-``nan`` and ``inf`` are counts; ``zeros`` and ``below_*`` are shares of all values (``below_*``: nonzero
-magnitudes under the smallest normal number of bf16, of fp16, of e4m3)."""
 
 
 class Summaries(NamedTuple):
@@ -150,15 +125,14 @@ def _by_kind(records: Sequence[Record]) -> dict[str, dict[str, bytes]]:
         packed = bytes(record)  # waits for a device
         named = kinds[kind]
         if name in named:
-            packed = (TensorSummary.from_packed(named[name]) + TensorSummary.from_packed(packed)).to_packed()
+            packed = merge_packed([named[name], packed])
         named[name] = packed
     return kinds
 
 
 def _summaries(named: dict[str, bytes]) -> Summaries:
     packed = list(named.values())
-    heads = np.frombuffer(b"".join(one[: _HEAD.itemsize] for one in packed), _HEAD)
-    return Summaries(list(named), heads, packed)
+    return Summaries(list(named), heads_of(packed), packed)
 
 
 def _stand_out(heads: Heads, top_k: int | None) -> list[int]:
@@ -175,14 +149,9 @@ def _wider(names: list[str], heads: Heads, group: Callable[[str], str] | None) -
     layer_names = sorted(set(layers) - set(names), key=layers.index)
     place = {layer: i for i, layer in enumerate(layer_names)}
     grouped = [(place[layer], i) for i, layer in enumerate(layers) if layer in place]
-    into = np.array([to for to, _ in grouped] + [len(place)] * len(names))
+    into = [to for to, _ in grouped] + [len(place)] * len(names)
     parts = heads[[i for _, i in grouped] + list(range(len(names)))]
-    merged = np.zeros(len(place) + 1, _HEAD)
-    merged["min"], merged["max"] = np.inf, -np.inf
-    for field in _HEAD.names or ():
-        combine = {"min": np.minimum, "max": np.maximum, "abs_max": np.maximum}.get(field, np.add)
-        combine.at(merged[field], into, parts[field])
-    return [*layer_names, "global"], merged
+    return [*layer_names, "global"], merge_heads(parts, into, len(place) + 1)
 
 
 def _scalars(title: str, names: list[str], heads: Heads, stats: Sequence[str]) -> dict[str, float]:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import struct
-
 from fastlog.events.items import HISTOGRAM, SCALAR, Item
 from fastlog.summaries.engines import Packed
+from fastlog.summaries.packed import NONFINITE
 from fastlog.writer.bad_values import BadValues
-
-COUNTS = struct.Struct("<16xqqq56xq")
-"""nan, pos_inf, neg_inf and num in the head of a packed summary."""
 
 
 def later_items(
@@ -17,7 +13,7 @@ def later_items(
 ) -> list[Item]:
     """All events of a summary that comes from a device; waits for it."""
     packed = bytes(later)
-    nan, pos_inf, neg_inf, num = COUNTS.unpack_from(packed)
+    nan, pos_inf, neg_inf, num = NONFINITE.unpack_from(packed)
     odd = oddities(bad_values, name, num, nan, pos_inf + neg_inf, step, wall_time)
     return [(HISTOGRAM, name, packed, step, wall_time), *odd] if num else odd
 

@@ -16,6 +16,7 @@ from fastlog.common.no_compile import eager_methods
 from fastlog.distributed.shards import is_dtensor
 from fastlog.events.items import HISTOGRAM, JOB, RAW, SCALAR, Item
 from fastlog.summaries.engines import Packed, pack_one
+from fastlog.summaries.packed import NONFINITE
 from fastlog.summaries.summary import TensorSummary
 from fastlog.writer.bad_values import at_place
 from fastlog.writer.base import unless_comet
@@ -23,7 +24,7 @@ from fastlog.writer.encode.bins import checked_bins, of_packed, of_snapshot
 from fastlog.writer.encode.media import use_tensor
 from fastlog.writer.encode.snapshots import MAX_INT, as_float, no_value, take, take_one
 from fastlog.writer.file_writer import EVENT_BYTES
-from fastlog.writer.oddities import COUNTS, later_items, oddities
+from fastlog.writer.oddities import later_items, oddities
 from fastlog.writer.scalars import scalar_item, take_number
 from fastlog.writer.sharded import ShardedWriter
 from fastlog.writer.tags import checked_tag
@@ -216,7 +217,7 @@ class SummaryWriter(ShardedWriter):
                     job = (JOB, run, len(packed), True, place)
                     file_writer.put(job, len(packed), True, since)
                     return
-                nan, pos_inf, neg_inf, num = COUNTS.unpack_from(packed)
+                nan, pos_inf, neg_inf, num = NONFINITE.unpack_from(packed)
                 if num:
                     file_writer.put((HISTOGRAM, name, packed, step, wall_time), len(packed), True, since)
                 if nan or pos_inf or neg_inf or not num:

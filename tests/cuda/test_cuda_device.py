@@ -18,7 +18,7 @@ from fastlog.summaries.cuda import devices
 from fastlog.summaries.cuda.runtime import Row
 from fastlog.summaries.cuda.transfers import Transfers
 from fastlog.summaries.summary import TensorSummary
-from fastlog.summaries.tensors import _CODES
+from fastlog.summaries.tensors import CODES
 
 pytestmark = pytest.mark.cuda
 
@@ -31,7 +31,7 @@ def transfers() -> Transfers:
 
 
 def _rows(tensors: list[torch.Tensor]) -> list[Row]:
-    return [(t.data_ptr(), t.numel(), _CODES[t.dtype], 0, 0) for t in tensors]
+    return [(t.data_ptr(), t.numel(), CODES[t.dtype], 0, 0) for t in tensors]
 
 
 def _read(transfers: Transfers, tensors: list[torch.Tensor]) -> list[TensorSummary]:
@@ -65,8 +65,8 @@ def _nothing_waits() -> Iterator[None]:
 
 def _of_every_dtype(count: int) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(count)
-    bits = [torch.randint(0, 256, (count * dtype.itemsize,), generator=generator) for dtype in _CODES]
-    return [b.to(torch.uint8).view(dtype).cuda() for b, dtype in zip(bits, _CODES, strict=True)]
+    bits = [torch.randint(0, 256, (count * dtype.itemsize,), generator=generator) for dtype in CODES]
+    return [b.to(torch.uint8).view(dtype).cuda() for b, dtype in zip(bits, CODES, strict=True)]
 
 
 @pytest.mark.parametrize("count", [1, 33, 4097, 1_000_003])

@@ -13,8 +13,8 @@ from oracles import assert_summary, exact_fields
 
 import fastlog
 from fastlog import TensorSummary
-from fastlog.distributed.parts import Record, decode, encode, is_empty, merge
-from fastlog.summaries.summary import merge_packed
+from fastlog.distributed.parts import Record, decode, encode, merge
+from fastlog.summaries.packed import merge_packed, num_of
 
 EXACT = list(exact_fields(np.empty(0)))
 
@@ -131,7 +131,7 @@ def test_what_a_rank_has_seen_several_times_adds_up() -> None:
 
 def test_names_come_in_the_order_of_the_first_rank() -> None:
     nothing = summary_of(torch.empty(0)).to_packed()
-    assert is_empty(nothing) and not is_empty(packed(0.0))
+    assert num_of(nothing) == 0 and num_of(packed(0.0)) == 1
     merged, *_ = merge(
         {
             0: [Record("w", "b", nothing), Record("w", "a", packed(1.0)), Record("w", "none", nothing)],

@@ -20,7 +20,7 @@ from oracles import CONTENTS, DTYPES, random_tensor
 from torch._dynamo.testing import CompileCounter
 
 import fastlog
-from fastlog.summaries.summary import COUNTERS, MOMENTS
+from fastlog.summaries.packed import COUNTERS, MOMENTS
 
 
 @pytest.fixture(autouse=True)

@@ -90,11 +90,10 @@ def expected_of(trainer: Witness, steps: list[int]) -> Expected:
             ("gradients", "grad", trainer.gradients[step]),
             ("weights", "weight", trainer.weights[step]),
         ):
-            inside = {name.removeprefix("base_model.model."): tensor for name, tensor in tensors.items()}
             layers = defaultdict(list)
-            for name in inside:
+            for name in tensors:
                 layers[layer_of(name)].append(name)
-            expected.add(step, kind, title, inside, layers)
+            expected.add(step, kind, title, tensors, layers)
     return expected
 
 

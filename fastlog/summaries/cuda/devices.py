@@ -28,8 +28,8 @@ HOW_TO_BUILD = (
 _SAMPLE_BYTES = 50_000  # three rounds of a block's vector loads
 _SEVERAL_CHUNKS = (0, 3, 1, 4)  # dtype codes of which the self-check has a large tensor: 8, 2, 4 and 1 byte
 _WAITS = "plain torch, which makes the calling thread wait"
-# Element sizes by dtype code (csrc/core/dtype.h), of all but bool, which has no meaning for most bytes.
-_SIZES = (8, 4, 2, 2, 1, 1, 1, 1, 1, 1, 2, 4, 8, 1, 2, 4, 8)
+# Element sizes by dtype code, of all but bool, which has no meaning for most bytes.
+_SIZES = [size for name, size in core.DTYPES if name != "bool"]
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ import torch
 from cuda_on_cpu import build
 
 from fastlog.summaries.summary import EDGES, SUMMARY_DTYPE
-from fastlog.summaries.tensors import _CODES
+from fastlog.summaries.tensors import CODES
 
-CODES = _CODES
-DTYPES = list(_CODES)
+CODES = CODES
+DTYPES = list(CODES)
 
 
 @dataclass
