@@ -1,9 +1,10 @@
-"""The methods that describe TensorBoard's own pages: hyperparameters, and the layout of custom charts."""
+"""The methods that describe TensorBoard's own pages: hyperparameters, custom charts, a model's graph."""
 
 from __future__ import annotations
 
 import functools
 import os
+import warnings
 from collections.abc import Sequence
 from time import time
 from typing import Any
@@ -121,6 +122,24 @@ class PageWriter(MediaWriter):
                 f"{place} path",
                 f"{place}: the path is outside of the log directory; the run is written to {path!r}",
             )
+
+    def add_graph(
+        self, model: Any, input_to_model: Any = None, verbose: bool = False, use_strict_trace: bool = True
+    ) -> None:
+        """Logs the graph of a model, as ``torch.jit.trace`` sees it. Needs TensorBoard.
+
+        Args:
+            model: a ``torch.nn.Module``.
+            input_to_model: what the model is called with: a tensor, or a tuple of them.
+            verbose: also print the graph.
+            use_strict_trace: False where the model returns a dict or a list.
+
+        Raises:
+            RuntimeError: the model cannot be traced with this input.
+        """
+        with warnings.catch_warnings():  # nothing that the caller could mend
+            warnings.filterwarnings("ignore", r"`torch\.jit\.trace(_method)?` is deprecated")
+            super().add_graph(model, input_to_model, verbose, use_strict_trace)
 
     def add_custom_scalars(self, layout: dict[str, dict[str, Sequence[Any]]]) -> None:
         """Logs which scalars the Custom Scalars page shows together. One layout for each run.

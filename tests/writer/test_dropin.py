@@ -221,7 +221,7 @@ def test_reads_back_as_from_tensorboardX(name: str, tmp_path: Path) -> None:
     assert_same(tmp_path, SAME[name])
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.trace(_method)?. is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace(_method)?. is deprecated")
 @pytest.mark.parametrize("name", SAME_BUT_FOR_THE_TIME)
 def test_reads_back_as_from_tensorboardX_but_for_the_time(name: str, tmp_path: Path) -> None:
     assert_same(tmp_path, SAME_BUT_FOR_THE_TIME[name], times=False)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from event_files import files, log, simple_values, values
+from event_files import events, files, log, simple_values, values
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
@@ -132,6 +132,23 @@ def test_an_absolute_path_elsewhere_is_said(tmp_path: Path) -> None:
         writer.add_hparams({"lr": 0.1}, {"acc": 0.5}, run_name=str(tmp_path / "elsewhere"))
     assert not (tmp_path / "elsewhere").exists()
     assert ("acc", 0) in simple_values(next((tmp_path / "logs").rglob("elsewhere")))
+
+
+# ---- the graph
+
+
+class Halves(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"half": x / 2}
+
+
+def test_a_graph_costs_no_warning_about_torchs_tracing(tmp_path: Path) -> None:
+    with fastlog.SummaryWriter(tmp_path) as writer:
+        writer.add_graph(Halves(), torch.ones(2), use_strict_trace=False)
+        with pytest.raises(RuntimeError):
+            writer.add_graph(Halves(), torch.ones(2))
+    (graph,) = [event.graph_def for event in events(files(tmp_path)[0]) if event.graph_def]
+    assert b"div" in graph
 
 
 # ---- custom scalars
