@@ -291,6 +291,15 @@ MAKE_PATHS: dict[str, Callable[[Any, str], object]] = {
 }
 
 
+def test_a_log_directory_that_is_a_file_is_named_as_such(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"a file is in the place of the log directory.*notes\.txt"):
+        fastlog.SummaryWriter(tmp_path / "notes.txt")
+    with pytest.raises(NotADirectoryError, match=r"notes\.txt"):
+        fastlog.SummaryWriter(tmp_path / "notes.txt/below")
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
 @pytest.mark.filterwarnings("ignore:add_hparams.*outside of the log directory")
 @pytest.mark.parametrize("method", MAKE_PATHS)
 def test_no_tag_leads_outside_the_log_directory(method: str, tmp_path: Path) -> None:

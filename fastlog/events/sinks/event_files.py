@@ -100,7 +100,8 @@ class EventFileSink:
                 output = open_output(self._file_name)
             except FileExistsError as error:
                 if not str(error.filename).endswith(name):
-                    raise  # something else stands where the directory should be
+                    why = "a file is in the place of the log directory; choose another logdir"
+                    raise FileExistsError(error.errno, why, error.filename) from None
         version = Event(wall_time=time.time(), file_version="brain.Event:2")
         try:
             output.append(core.encode_events([(RAW, version.SerializeToString())]))
