@@ -93,7 +93,7 @@ class FastLogWatch(Callback):  # type: ignore[misc]
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Sees to it that the last step is watched."""
         if self.watcher is not None and (
-            trainer.global_step + 1 == trainer.max_steps
+            0 < trainer.max_steps <= trainer.global_step + len(trainer.optimizers)
             or (trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs)
         ):
             self.watcher.log_next()

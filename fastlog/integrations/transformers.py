@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import socket
@@ -140,9 +141,9 @@ class FastLogCallback(TrainerCallback):  # type: ignore[misc]
             self.writer.close()
             self.writer = None
         writer = self._open(args, state, purge_step=state.global_step + 1 if state.global_step else None)
-        writer.add_text("args", args.to_json_string())
+        writer.add_text("args", _json(args))
         if getattr(model, "config", None) is not None:
-            writer.add_text("model_config", model.config.to_json_string())
+            writer.add_text("model_config", _json(model.config))
         length = "max_steps" if args.max_steps > 0 else "num_train_epochs"
         self._hyperparameters = Hyperparameters(writer, args.to_sanitized_dict(), {*_FIRST, length})
         return writer
@@ -176,6 +177,18 @@ class FastLogCallback(TrainerCallback):  # type: ignore[misc]
         )
         if args.logging_first_step and state.global_step == 0:
             self.watcher.log_next()
+
+
+def _json(config: Any) -> str:
+    """A configuration as transformers writes it; a dict, a dataclass, or one with values that JSON has not,
+    with these as their texts.
+    """
+    try:
+        return str(config.to_json_string())
+    except Exception:  # whatever users keep in there: a quantisation, a class, a module
+        to_dict = getattr(config, "to_dict", None)
+        values = to_dict() if callable(to_dict) else getattr(config, "__dict__", config)
+        return json.dumps(values, indent=2, skipkeys=True, default=str)
 
 
 def _logging_steps(args: Any, state: Any, loader: Any) -> int:

@@ -55,7 +55,9 @@ def parameters(model: nn.Module, names: Names) -> list[tuple[str, nn.Parameter]]
     """The chosen parameters in the order of the model, shared ones once, under their first names without
     wrappers.
     """
-    found = ((_plain(name), param) for name, param in unwrap(model).named_parameters())
+    model = unwrap(model)
+    adapted = _adapter_prefix(model)
+    found = ((_plain(name).removeprefix(adapted), param) for name, param in model.named_parameters())
     return [(name, param) for name, param in found if name in names]
 
 
@@ -64,7 +66,9 @@ def modules(model: nn.Module, names: Names, chosen: Names | None) -> list[tuple[
     of those that are compiled.
     """
     hidden = compiled(model)
-    found = ((_plain(name), module) for name, module in unwrap(model).named_modules())
+    model = unwrap(model)
+    adapted = _adapter_prefix(model)
+    found = ((_plain(name).removeprefix(adapted), module) for name, module in model.named_modules())
     return [
         (name, module)
         for name, module in found
@@ -85,6 +89,14 @@ def layer_of(name: str) -> str:
         if part.isdigit():
             return ".".join(parts[: i + 1])
     return ".".join(parts[:-1]) or name
+
+
+def _adapter_prefix(model: nn.Module) -> str:
+    """What PEFT puts before the names of the model inside."""
+    inside = getattr(model, "get_base_model", None)
+    if not hasattr(model, "peft_config") or not callable(inside):
+        return ""
+    return "base_model." if inside() is model.base_model else "base_model.model."
 
 
 def _plain(name: str) -> str:

@@ -14,7 +14,7 @@ from made_up_runs import CHECKED, NOT_CHECKED, bert, bert_names, fast, frozen, h
 from test_report_parts import HOSTILE
 
 from fastlog.health.findings import Finding, RunHealth
-from fastlog.health.history import GRADIENTS, WEIGHTS, History, Kind
+from fastlog.health.history import GRADIENTS, WEIGHTS, History, Kind, Table
 from fastlog.health.report.html import Shown, page
 from fastlog.health.report.ridges import BINS, ridge
 
@@ -73,11 +73,11 @@ def test_the_page_shows_the_findings_with_scripts_and_without(
         ]
         assert shown.texts(".finding .tensors [data-tensor]") == list(error.tensors)
         assert shown.texts("[data-evidence=median_of_update_to_weight]") == ["0.214"]
-        assert shown.texts(".finding .threshold-label") == ["threshold 0.100"]
+        assert shown.texts(".finding .threshold-label") == ["threshold 0.1"]
         assert [f"{f.mute}" for f in found.findings] == shown.texts(".finding > details code")
         assert shown.texts(".check") == list(CHECKED)
         assert shown.texts(".check.error, .check.warning") == ["no-gradient", "lr-too-high"]
-        assert shown.texts(".reasons dt") == list(NOT_CHECKED)
+        assert shown.texts(".reasons dd") == list(NOT_CHECKED)
         assert shown.texts(".panel .now") == ["0.179", "0", "0.592"]
         assert shown.number("svg.heatmap") == 5
         assert shown.number("canvas") == (3 if scripts else 0)
@@ -121,7 +121,7 @@ def test_the_heatmap_of_the_worst_finding_is_open_and_tells_its_values(
             name, step, value = re.fullmatch(r"(\S+) step (\d+): (.*)", text).groups()  # type: ignore[union-attr]
             assert (name, int(step)) == (names[row], column * 10)
             if rms[row, column] == 0:
-                assert value == "exactly 0"
+                assert value == "exactly 0, or None"
             elif value[0] == "≈":
                 assert float(value[2:]) == pytest.approx(rms[row, column], rel=0.06)
             else:
@@ -272,6 +272,36 @@ def test_a_tensors_histograms_are_shown_when_it_is_chosen(browser: Browser, tmp_
         assert shown.number(".histograms:not([hidden])") == 0
         assert shown.texts(".finding .plots figcaption") == ["weights", "gradients"]
         assert shown.number(".finding .plots .ridge") == 24
+
+
+@needs_browser
+def test_a_gradient_that_is_none_is_shown_as_zero(browser: Browser, tmp_path: Path) -> None:
+    history = bert()
+    names = history.kinds[GRADIENTS].names
+    missing = ("bert.pooler.dense.weight", "never.seen.weight")
+    history.kinds[GRADIENTS].present[names.index(missing[0]), 50:] = False
+    none = np.zeros((2, 100))
+    none[0, 50:] = none[1] = 1
+    history.without_gradient = Table(missing, none)
+    with browser.page(write(tmp_path, (history, health(history)))) as shown:
+        shown.evaluate("document.querySelector('#run0-gradient-rms').click()")
+        box = shown.box('[data-measure="gradient-rms"] svg.cells')
+        for row, column, says in (
+            (names.index(missing[0]), 20, "≈"),
+            (names.index(missing[0]), 70, "exactly 0"),
+            (105, 3, "exactly 0"),
+        ):
+            shown.mouse(
+                "mouseMoved",
+                box["x"] + (column + 0.5) / 100 * box["width"],
+                box["y"] + (row + 0.5) / 106 * box["height"],
+            )
+            name, value = re.split(r" step \d+: ", shown.texts("#tip")[0])
+            assert name == [*names, missing[1]][row] and value.startswith(says)
+        zeros = shown.texts('[data-layer="bert.pooler.dense"] td')[9]
+        assert zeros == f"{384 * 384 / (384 * 385):.1%}".replace(
+            "%", " %"
+        )  # all of the weight, none of the bias
 
 
 def luminance(colour: str) -> float:

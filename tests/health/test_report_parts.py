@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from made_up_runs import Histograms
 from PIL import Image
 
+from fastlog.health.findings import Finding
 from fastlog.health.report import numbers, png
 from fastlog.health.report.axes import Axis
 from fastlog.health.report.colours import LEVELS, NAN, NAN_COLOUR, NOTHING, PALETTE, ZERO, ZERO_COLOUR, Scale
@@ -22,6 +23,7 @@ from fastlog.health.report.layers import Change
 from fastlog.health.report.markup import element, joined, json_data, verbatim
 from fastlog.health.report.ridges import BINS, ridge
 from fastlog.health.report.thinning import Columns, line, matrix
+from fastlog.health.report.words import sentence
 
 HOSTILE = [
     "</script><script>alert(1)</script>",
@@ -101,6 +103,11 @@ def test_numbers_have_three_digits(value: float, text: str) -> None:
 def test_numbers_are_read_back_to_three_digits(value: float) -> None:
     read = float(numbers.number(value).replace(",", ""))
     assert read == pytest.approx(value, rel=0.0051, abs=5e-324)
+
+
+def test_a_number_that_stands_alone_has_no_zeros_at_its_end() -> None:
+    shown = [numbers.short(value) for value in (0.5, 0.001, 1500.4, 2e-10, 120, math.nan, -math.inf)]
+    assert shown == ["0.5", "0.001", "1,500", "2e-10", "120", "NaN", "-Inf"]
 
 
 def test_shares_are_never_rounded_to_none_or_all() -> None:
@@ -313,3 +320,13 @@ def test_a_ridge_takes_few_of_many_steps_and_only_those_with_values() -> None:
 def test_a_ridge_is_made_of_any_buckets(limits: list[float]) -> None:
     drawn = ridge(Histograms(np.array([5]), [np.array(limits)], [np.ones(len(limits))]))
     assert drawn is not None and drawn.high > drawn.low and drawn.densities.max() == 255
+
+
+def test_a_title_begins_with_a_capital_unless_it_is_a_name() -> None:
+    def shown(title: str, *tensors: str) -> str:
+        return sentence(Finding("r", "error", title, tensors, 0.0, 0, 0, {}, "", "", ""))
+
+    assert shown("the loss diverges") == "The loss diverges"
+    assert shown("4 of 6 tensors", "a") == "4 of 6 tensors"
+    assert shown("encoder.layer.3 gets none") == "encoder.layer.3 gets none"
+    assert shown("head gets none", "head.weight") == "head gets none"

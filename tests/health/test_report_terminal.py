@@ -63,9 +63,17 @@ def test_a_sick_run_is_told_worst_finding_first(rich: bool) -> None:
             assert part in folded
     assert "steps 200 to 990 · 16 tensors · 7.8 % of the parameters" in folded
     assert "median of update to weight 0.214 · matrices 38" in folded
-    assert "(threshold 0.100)" in folded
+    assert "(threshold 0.1)" in folded
     assert f"checked {', '.join(CHECKED)}" in folded
     assert all(f"{rule}: {why}" in folded for rule, why in NOT_CHECKED.items())
+
+
+def test_checks_that_did_not_run_for_one_reason_stand_together(rich: bool) -> None:
+    found = RunHealth(
+        "x", 0, 9, (), ("a",), {"b": "no loss", "c": "no steps", "d": "no loss"}, {"e": "meant"}
+    )
+    folded = " ".join(shown(found).split())
+    assert folded.endswith("checked a not checked b, d: no loss c: no steps e: muted: meant")
 
 
 def test_a_healthy_run_says_no_more_than_that(rich: bool) -> None:

@@ -63,9 +63,9 @@ class Module(LightningModule):
         return torch.utils.data.DataLoader(range(8), batch_size=1)
 
 
-def fit(logger: Any, *callbacks: Any, **options: Any) -> Module:
+def fit(logger: Any, *callbacks: Any, module: Module | None = None, **options: Any) -> Module:
     torch.manual_seed(0)
-    module = Module()
+    module = module or Module()
     trainer = Trainer(
         logger=logger,
         callbacks=list(callbacks),
@@ -157,3 +157,22 @@ def test_the_last_step_is_always_watched(tmp_path: Path, options: dict[str, Any]
     fit(FastLogLogger(tmp_path, name="logs"), FastLogWatch(log="gradients", every=4), **options)
     last = 8 if "max_steps" in options else 15
     assert steps(tmp_path / "logs" / "version_0") == sorted({*range(3, last, 4), last})
+
+
+def test_the_last_step_of_several_optimizers_is_watched(tmp_path: Path) -> None:
+    class Adversaries(Module):
+        automatic_optimization = False
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            for optimizer in self.optimizers():
+                optimizer.zero_grad()
+                self.manual_backward(loss_of(self.net))
+                optimizer.step()
+
+        def configure_optimizers(self) -> Any:
+            parts = (self.net.embed, self.net.head)
+            return [torch.optim.SGD(part.parameters(), lr=0.1) for part in parts]
+
+    callback, options = FastLogWatch(log="gradients", every=4), {"max_epochs": -1, "max_steps": 18}
+    fit(FastLogLogger(tmp_path, name="logs"), callback, module=Adversaries(), **options)
+    assert steps(tmp_path / "logs" / "version_0") == [3, 7, 8]

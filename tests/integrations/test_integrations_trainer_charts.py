@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import json
 import weakref
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from hparams_page import hparams_page
 from trainer_cases import Tokens, Witness, arguments, tiny_bert
 from transformers import Trainer
 from transformers.integrations import TensorBoardCallback
-from watch_oracle import one_thread, read, steps
+from watch_oracle import one_thread, read, steps, texts
 
 from fastlog import FastlogWarning, TorchSummaryWriter
 from fastlog.integrations.transformers import FastLogCallback
@@ -32,7 +34,7 @@ def train(tmp_path: Path, *callbacks: Any, resume: str | None = None, **options:
     metrics = options.pop("metrics", {})
     trainer = Trainer(
         model=options.pop("model", None) or tiny_bert(),
-        args=arguments(tmp_path, eval_strategy="steps", eval_steps=3, **options),
+        args=arguments(tmp_path, **({"eval_strategy": "steps", "eval_steps": 3} | options)),
         train_dataset=Tokens(),
         eval_dataset=Tokens(),
         compute_metrics=lambda _: dict(metrics),
@@ -101,6 +103,34 @@ def test_hyperparameters_stand_beside_the_metrics_and_put_no_point_into_a_chart(
         assert metrics["eval/accuracy"] == accuracy
         assert metrics["train/loss"] == pytest.approx(events.Scalars("train/loss")[-1].value)
         assert all(event.step for tag in events.Tags()["scalars"] for event in events.Scalars(tag))
+
+
+@dataclass
+class Settings:
+    """A configuration that is none of transformers', with values that JSON has not."""
+
+    width: int = 8
+    dtype: Any = torch.float16
+    layer: Any = torch.nn.Linear
+
+
+@pytest.mark.parametrize("config", [Settings(), vars(Settings()), {1j: "skipped", **vars(Settings())}])
+def test_configurations_that_are_not_for_json_are_logged_as_well(tmp_path: Path, config: Any) -> None:
+    model, odd = tiny_bert(), {"quantization": torch.qint8}
+    inner = model.config
+
+    class Begun(FastLogCallback):
+        def on_train_begin(self, args: Any, *others: Any, **kwargs: Any) -> None:
+            args.lr_scheduler_kwargs, model.config = odd, config
+            super().on_train_begin(args, *others, **kwargs)
+            args.lr_scheduler_kwargs, model.config = {}, inner
+
+    train(tmp_path, Begun(log=(), logdir=tmp_path / "logs"), model=model, eval_strategy="no")
+    (_, text), *_ = texts(tmp_path / "logs", "model_config/text_summary")
+    assert json.loads(text) == {"width": 8, "dtype": "torch.float16", "layer": str(torch.nn.Linear)}
+    (_, text), *_ = texts(tmp_path / "logs", "args/text_summary")
+    assert json.loads(text)["lr_scheduler_kwargs"] == {"quantization": "torch.qint8"}
+    assert json.loads(text)["max_steps"] == 6
 
 
 def test_a_training_that_fails_has_left_its_hyperparameters(tmp_path: Path) -> None:

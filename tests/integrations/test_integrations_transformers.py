@@ -286,7 +286,7 @@ def test_the_example(
 def test_the_example_of_a_llama_with_adapters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    script = Path(__file__).parents[1] / "examples" / "finetune_llama_lora.py"
+    script = Path(__file__).parents[2] / "examples" / "finetune_llama_lora.py"
     sizes = ["--steps=3", "--batch-size=2", "--held-out=4", "--logging-steps=2", "--lr=0.05"]
     monkeypatch.setattr(sys, "argv", [str(script), *sizes, f"--output={tmp_path}"])
     monkeypatch.syspath_prepend(str(script.parent))

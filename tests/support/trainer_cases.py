@@ -90,10 +90,11 @@ def expected_of(trainer: Witness, steps: list[int]) -> Expected:
             ("gradients", "grad", trainer.gradients[step]),
             ("weights", "weight", trainer.weights[step]),
         ):
+            inside = {name.removeprefix("base_model.model."): tensor for name, tensor in tensors.items()}
             layers = defaultdict(list)
-            for name in tensors:
+            for name in inside:
                 layers[layer_of(name)].append(name)
-            expected.add(step, kind, title, tensors, layers)
+            expected.add(step, kind, title, inside, layers)
     return expected
 
 

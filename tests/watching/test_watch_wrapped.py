@@ -219,7 +219,7 @@ def test_recomputed_activations_count_once(tmp_path: Path, writer: SummaryWriter
             np.testing.assert_array_equal(ours, theirs, err_msg=tag)
 
 
-def test_lora(tmp_path: Path, writer: SummaryWriter) -> None:
+def test_adapters_are_called_as_in_the_model_inside(tmp_path: Path, writer: SummaryWriter) -> None:
     peft = pytest.importorskip("peft")
     config = peft.LoraConfig(r=2, target_modules=["query"], modules_to_save=["head"], init_lora_weights=False)
     model = peft.get_peft_model(Net(), config)
@@ -227,20 +227,49 @@ def test_lora(tmp_path: Path, writer: SummaryWriter) -> None:
     assert len(trainable) == 6
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
     watch(model, writer, optimizer, every=1, log=("weights", "gradients", "updates"))
-    layers = {f"base_model.model.layers.{i}": [n for n in trainable if f"layers.{i}" in n] for i in (0, 1)}
-    head = [name for name in trainable if "head" in name]
-    layers[head[0].rpartition(".")[0]] = head
+    inner = {name: name.removeprefix("base_model.model.") for name in trainable}
+    layers = {
+        "layers.0": [f"layers.0.query.lora_{factor}.default.weight" for factor in "AB"],
+        "layers.1": [f"layers.1.query.lora_{factor}.default.weight" for factor in "AB"],
+        "head.modules_to_save.default": [
+            f"head.modules_to_save.default.{name}" for name in ("weight", "bias")
+        ],
+    }
+    assert sorted(inner.values()) == sorted(name for names in layers.values() for name in names)
     expected = Expected()
     for step in range(3):
         optimizer.zero_grad()
         loss_of(model).backward()
-        grads, before = gradients(model), weights(model)
+        grads, before = {inner[n]: grad for n, grad in gradients(model).items()}, weights(model)
         optimizer.step()
-        after = {name: weights(model)[name] for name in trainable}
+        after = {inner[name]: weights(model)[name] for name in trainable}
         expected.add(step, "gradients", "grad", grads, layers)
         expected.add(step, "weights", "weight", after, layers)
-        updates = {name: copy(after[name] - before[name]) for name in trainable}
+        updates = {inner[name]: copy(after[inner[name]] - before[name]) for name in trainable}
         expected.add(step, "updates", "update", updates, layers)
         expected.add_ratios(step, after, updates, layers)
     writer.close()
     expected.assert_logged(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # by peft
+def test_prompts_and_activations_are_called_as_in_the_model_inside(
+    tmp_path: Path, writer: SummaryWriter
+) -> None:
+    peft = pytest.importorskip("peft")
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=11, **sizes))
+    model = peft.get_peft_model(model, peft.PromptTuningConfig("CAUSAL_LM", num_virtual_tokens=3))
+    optimizer = torch.optim.SGD([param for param in model.parameters() if param.requires_grad], lr=0.1)
+    log = ("gradients", "activations")
+    with watch(model, writer, optimizer, every=1, log=log, modules="mlp$|^lm_head$"):
+        tokens = torch.randint(11, (2, 4))
+        model(input_ids=tokens, labels=tokens).loss.backward()
+        optimizer.step()
+    writer.close()
+    assert set(read(tmp_path).Tags()["histograms"]) == {
+        "gradients/prompt_encoder.default.embedding.weight",
+        "activations/model.layers.0.mlp",
+        "activations/lm_head",
+    }

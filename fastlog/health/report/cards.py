@@ -14,7 +14,7 @@ from fastlog.health.report.markup import Content, Html, element
 from fastlog.health.report.numbers import evidence_text, plural
 from fastlog.health.report.ridges import Atlas, ridge_plot
 from fastlog.health.report.thinning import line
-from fastlog.health.report.words import SIGNS, checks_run, headline, tally, where
+from fastlog.health.report.words import SIGNS, checks_run, headline, reasons, sentence, tally, where
 
 _CHART_POINTS = 240
 _NAMES = 3
@@ -50,7 +50,7 @@ def card(finding: Finding, place: int, anchor: str, atlas: Sequence[Atlas] = ())
                 element("span", where(finding), class_="where"),
                 class_="meta",
             ),
-            element("h3", finding.title),
+            element("h3", sentence(finding)),
             _tensors(finding),
             element(
                 "dl",
@@ -81,21 +81,24 @@ def checks(health: RunHealth) -> Html:
         element("li", rule, class_=f"check {found.get(rule, 'ok')}", data_rule=rule)
         for rule in health.checked
     ]
-    reasons = {**health.not_checked, **{rule: f"muted: {why}" for rule, why in health.muted.items()}}
+    why_not = reasons(health)
     return element(
         "section",
         element("h2", "Checks"),
         element("p", f"{plural(len(ran), 'check')} ran", class_="label"),
         element("ul", ran, class_="checks") if ran else None,
         [
-            element("p", f"{plural(len(reasons), 'check')} did not run", class_="label"),
+            element("p", f"{plural(len(health.not_checked), 'check')} did not run", class_="label"),
             element(
                 "dl",
-                [(element("dt", rule), element("dd", prose(why))) for rule, why in reasons.items()],
+                [
+                    (element("dt", prose(why)), element("dd", ", ".join(names)))
+                    for why, names in why_not.items()
+                ],
                 class_="reasons",
             ),
         ]
-        if reasons
+        if why_not
         else None,
         class_="checks-section",
     )

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from fastlog.health.report.axes import Axis
 from fastlog.health.report.markup import Html, element
-from fastlog.health.report.numbers import number, tick
+from fastlog.health.report.numbers import short, tick
 
 Values = npt.NDArray[np.float64]
 Steps = npt.NDArray[np.int64]
@@ -203,7 +203,7 @@ def _threshold(value: float | None, lines: Sequence[Line], up: Axis, left: float
     )
     label = element(
         "text",
-        f"threshold {number(value)}",
+        f"threshold {short(value)}",
         class_="threshold-label",
         x=place_of(right if late else left + 4),
         y=place_of(y + 12 if below else y - 4),

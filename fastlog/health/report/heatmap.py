@@ -76,7 +76,7 @@ def legend(scale: Scale, picture: colours.Indexes) -> Html:
     strip = png.data_uri(png.encode(np.arange(LEVELS, dtype=np.uint8)[None, :], PALETTE))
     low, high = scale.ends()
     own = [
-        (ZERO, png.encode(np.zeros((1, 1), np.uint8), [ZERO_COLOUR]), "exactly 0"),
+        (ZERO, png.encode(np.zeros((1, 1), np.uint8), [ZERO_COLOUR]), "exactly 0, or None"),
         (NAN, png.encode(np.zeros((1, 1), np.uint8), [NAN_COLOUR]), "NaN or Inf"),
     ]
     return element(

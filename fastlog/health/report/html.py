@@ -21,7 +21,7 @@ from fastlog.health.report.heatmap import MOST_ROWS, heatmap, legend, pixels
 from fastlog.health.report.layers import layer_table
 from fastlog.health.report.markup import Html, element, json_data, verbatim
 from fastlog.health.report.measures import measures
-from fastlog.health.report.numbers import count, number, steps
+from fastlog.health.report.numbers import count, short, steps
 from fastlog.health.report.ridges import Atlas, Histograms, atlases
 from fastlog.health.report.thinning import Columns, Values
 from fastlog.health.report.thinning import line as thinned
@@ -219,7 +219,7 @@ def _charts(
             "figcaption",
             element("b", curve.title),
             element("span", curve.note),
-            element("span", number(float(curve.lines[0].values[-1])), class_="now"),
+            element("span", short(float(curve.lines[0].values[-1])), class_="now"),
         )
         figures.append(element("figure", caption, picture, class_="panel", data_chart=str(i)))
         lines = [

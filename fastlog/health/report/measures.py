@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from fastlog.health.history import GRADIENTS, UPDATE_SAMPLES, UPDATES, WEIGHTS, Bools, Floats, History, Kind
+from fastlog.health.history import (
+    GRADIENTS,
+    UPDATE_SAMPLES,
+    UPDATES,
+    WEIGHTS,
+    Bools,
+    Floats,
+    History,
+    Kind,
+    Table,
+)
 from fastlog.watching.selection import layer_of
 
 _SUMS = ("num", "num_finite", "zeros", "sum_squares")
@@ -123,6 +133,8 @@ _OF_ONE_KIND = (
 def measures(history: History, layers: bool = False) -> list[Measure]:
     """All that the history allows, of tensors or of layers."""
     rows = {kind: Rows.of(summaries) for kind, summaries in history.kinds.items() if summaries.names}
+    if GRADIENTS in rows and history.without_gradient is not None:
+        rows[GRADIENTS] = _with_none(rows[GRADIENTS], history.without_gradient, history.sizes())
     made = _update_ratio(rows, layers)
     for recipe in _OF_ONE_KIND:
         if recipe.kind in rows:
@@ -140,6 +152,29 @@ def measures(history: History, layers: bool = False) -> list[Measure]:
                 )
             )
     return made
+
+
+def _with_none(rows: Rows, without: Table, sizes: Mapping[str, int]) -> Rows:
+    """Gradients that are None count as zeros, also those of tensors that never had one."""
+    names = (*rows.names, *(name for name in without.names if name not in set(rows.names)))
+    if sizes:
+        order = {name: i for i, name in enumerate(sizes)}
+        names = tuple(sorted(names, key=lambda name: order.get(name, len(order))))
+    shape = (len(names), rows.present.shape[1])
+    sums = {name: np.zeros(shape) for name in _SUMS}
+    present, abs_max = np.zeros(shape, bool), np.zeros(shape)
+    known = {name: i for i, name in enumerate(rows.names)}
+    for row, name in enumerate(names):
+        if name in known:
+            present[row], abs_max[row] = rows.present[known[name]], rows.abs_max[known[name]]
+            for field, values in rows.sums.items():
+                sums[field][row] = values[known[name]]
+        if name in without.names:
+            missing = without.row(name) == 1
+            present[row] |= missing
+            for field in ("num", "num_finite", "zeros"):
+                sums[field][row, missing] = sizes.get(name, 1)
+    return Rows(names, present, sums, abs_max)
 
 
 def _update_ratio(rows: dict[str, Rows], layers: bool) -> list[Measure]:

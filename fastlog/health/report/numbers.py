@@ -32,6 +32,12 @@ def number(value: float, digits: int = 3) -> str:
     return f"{float(f'{mantissa}e{power}'):,.{max(0, digits - 1 - power)}f}"
 
 
+def short(value: float) -> str:
+    """As ``number``, without zeros at the end: for a value that stands alone."""
+    digits, e, power = number(value).partition("e")
+    return f"{digits.rstrip('0').rstrip('.')}{e}{power}" if "." in digits else f"{digits}{e}{power}"
+
+
 def tick(value: float) -> str:
     """A round value beside an axis, as short as it goes: ``0.2``, ``1e-5``, ``2,000``."""
     if value == 0 or 1e-3 <= abs(value) < 1e6:
@@ -93,7 +99,7 @@ def evidence_text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (int, float, np.number)):
-        return number(float(value))
+        return short(float(value))
     if isinstance(value, Mapping):
         return ", ".join(f"{key}: {evidence_text(item)}" for key, item in value.items())
     if isinstance(value, (list, tuple)):

@@ -21,6 +21,7 @@ from fastlog.health.report.heatmap import MOST_ROWS, pixels, row_labels
 from fastlog.health.report.measures import Measure, measures
 from fastlog.health.report.numbers import printable, tick
 from fastlog.health.report.thinning import Columns
+from fastlog.health.report.words import sentence
 from fastlog.watching.selection import layer_of
 
 PICTURE_TAG: Final = "fastlog/health"
@@ -105,7 +106,7 @@ def picture(measure: Measure, history: History, findings: Sequence[Finding]) -> 
     across, down = max(1, _WIDE // columns.number), max(1, min(_LINE, _HIGH // len(measure.names)))
     labels = row_labels(measure.names, down, _LINE)
     left = 2 * _MARGIN + _LETTER * max(len(label.short) for label in labels)
-    titles = [f"{i} step {f.first_step:,}: {f.title}" for i, f in enumerate(findings[:_MOST_TITLES], 1)]
+    titles = [f"{i} step {f.first_step:,}: {sentence(f)}" for i, f in enumerate(findings[:_MOST_TITLES], 1)]
     height = _TOP + down * len(measure.names) + _LINE * (2 + len(titles)) + _MARGIN
     sheet = _Sheet(np.full((height, left + across * columns.number + _MARGIN), NOTHING, np.uint8))
     sheet.put(left, _TOP, cells.repeat(down, axis=0).repeat(across, axis=1))
@@ -163,7 +164,7 @@ def _draw_legend(sheet: _Sheet, x: int, scale: Scale, cells: Indexes) -> None:
     strip = np.linspace(0, LEVELS - 1, 160).round().astype(np.uint8)
     sheet.put(x, y, np.tile(strip, (tall, 1)))
     x = sheet.write(x + 170, y, high, _SOFT) + 2 * _MARGIN
-    for colour, meaning in ((ZERO, "exactly 0"), (NAN, "NaN or Inf")):
+    for colour, meaning in ((ZERO, "exactly 0, or None"), (NAN, "NaN or Inf")):
         if (cells == colour).any():
             sheet.put(x, y, np.full((tall, tall), colour, np.uint8))
             x = sheet.write(x + tall + 8, y, meaning, _SOFT) + _MARGIN

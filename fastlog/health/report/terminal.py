@@ -12,9 +12,9 @@ import numpy as np
 
 from fastlog.health.findings import Chart, Finding, RunHealth
 from fastlog.health.report.axes import Axis
-from fastlog.health.report.numbers import evidence_text, names, number, printable, steps
+from fastlog.health.report.numbers import evidence_text, names, printable, short, steps
 from fastlog.health.report.thinning import Columns
-from fastlog.health.report.words import SIGNS, checks_run, tally, where
+from fastlog.health.report.words import SIGNS, checks_run, reasons, sentence, tally, where
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _NOT_FINITE = "×"
@@ -86,22 +86,20 @@ def _of_run(health: RunHealth) -> Iterator[Row]:
     if health.checked:
         yield Row("  checked", ", ".join(health.checked), "soft")
     label = "  not checked"
-    for rule, why in health.not_checked.items():
-        yield Row(label, f"{rule}: {why}", "soft")
+    for why, rules in reasons(health).items():
+        yield Row(label, f"{', '.join(rules)}: {why}", "soft")
         label = ""
-    for rule, why in health.muted.items():
-        yield Row("  muted", f"{rule}: {why}", "soft")
 
 
 def _of_finding(finding: Finding) -> Iterator[Row]:
-    yield Row(f"{SIGNS[finding.severity]} {finding.severity}", finding.title, finding.severity)
+    yield Row(f"{SIGNS[finding.severity]} {finding.severity}", sentence(finding), finding.severity)
     yield Row("", where(finding), "soft")
     if finding.tensors:
         yield Row("  tensors", names(finding.tensors))
     if finding.chart is not None and finding.chart.steps:
         chart = finding.chart
-        ends = f"{number(chart.values[0])} → {number(chart.values[-1])}"
-        limit = f" (threshold {number(chart.threshold)})" if chart.threshold is not None else ""
+        ends = f"{short(chart.values[0])} → {short(chart.values[-1])}"
+        limit = f" (threshold {short(chart.threshold)})" if chart.threshold is not None else ""
         yield Row("  shown by", f"{chart.label}  {spark(chart)}  {ends}{limit}")
     if finding.evidence:
         pieces = (

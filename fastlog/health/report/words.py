@@ -12,8 +12,15 @@ _NOUNS = {"error": "error", "warning": "warning", "info": "note"}
 def headline(health: RunHealth) -> str:
     """What to know of a run if it is one sentence."""
     if health.verdict != "ok":
-        return health.findings[0].title
+        return sentence(health.findings[0])
     return "Nothing wrong was found." if health.checked else "Nothing could be checked."
+
+
+def sentence(finding: Finding) -> str:
+    """The title with a capital letter, unless it begins with the name of a layer or a tensor."""
+    first, space, rest = finding.title.partition(" ")
+    is_name = not first.isalpha() or any(name.partition(".")[0] == first for name in finding.tensors)
+    return finding.title if is_name else first.capitalize() + space + rest
 
 
 def tally(health: RunHealth) -> str:
@@ -39,3 +46,12 @@ def where(finding: Finding) -> str:
     if finding.share > 0:
         parts.append(f"{share(finding.share)} of the parameters")
     return " · ".join(parts)
+
+
+def reasons(health: RunHealth) -> dict[str, list[str]]:
+    """Why checks did not run, or findings are not shown: the rules, by reason."""
+    by_reason: dict[str, list[str]] = {}
+    muted = {key: f"muted: {why}" for key, why in health.muted.items()}
+    for rule, why in {**health.not_checked, **muted}.items():
+        by_reason.setdefault(why, []).append(rule)
+    return by_reason

@@ -175,7 +175,7 @@
   }
 
   function meaning(index, map) {
-    if (index === ZERO) return "exactly 0";
+    if (index === ZERO) return "exactly 0, or None";
     if (index === NAN) return "NaN or Inf";
     if (index > NAN) return "not logged";
     const share = index / (LEVELS - 1);
