@@ -218,6 +218,13 @@ def test_the_keyboard_reaches_everything_and_focus_is_seen(browser: Browser, tmp
         shown.evaluate("document.querySelector('.tab:checked').focus()")
         shown.key("ArrowRight")
         assert shown.evaluate("document.querySelector('.tab:checked').id") == "run0-zeros"
+        shown.evaluate("document.querySelector('[data-measure=zeros] .scroll').focus()")
+        for name in ("ArrowRight", "ArrowDown", "ArrowDown", "ArrowUp"):
+            shown.key(name)
+        first, second, *_ = bert_names()
+        assert shown.texts("#tip") == [f"{second} step 10: exactly 0, or None"]
+        shown.key("ArrowUp")
+        assert shown.texts("#tip")[0].startswith(f"{first} step 10")
 
 
 @needs_browser

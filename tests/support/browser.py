@@ -187,7 +187,15 @@ class Page:
 
     def key(self, name: str) -> None:
         """A key that is pressed and released, such as ``Tab``, ``ArrowRight`` or ``+``."""
-        codes = {"Tab": 9, "Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowRight": 39}
+        codes = {
+            "Tab": 9,
+            "Enter": 13,
+            "Escape": 27,
+            "ArrowLeft": 37,
+            "ArrowUp": 38,
+            "ArrowRight": 39,
+            "ArrowDown": 40,
+        }
         text = {"text": name} if len(name) == 1 else {"text": "\r"} if name == "Enter" else {}
         for kind in ("keyDown", "keyUp"):
             more = text if kind == "keyDown" else {}

@@ -229,13 +229,22 @@
     }
     let pressed = null;
     cells.addEventListener("pointerdown", (event) => { pressed = hit(event); });
-    cells.addEventListener("pointermove", (event) => {
-      const { step, x, y } = hit(event), name = map.names[y];
-      if (name === undefined || x < 0 || x >= columns) return;
+    function show(x, y, step, place) {
       steps.point(step, figure);
       row.setAttribute("visibility", "visible");
       row.setAttribute("y", (height / map.names.length) * y);
-      showTip(`${name}\nstep ${Math.max(0, Math.round(first + x * size)).toLocaleString("en-US")}: ${pixels ? meaning(pixels.at(x, y), map) : ""}`, event);
+      const at = Math.max(0, Math.round(first + x * size)).toLocaleString("en-US");
+      showTip(`${map.names[y]}\nstep ${at}: ${pixels ? meaning(pixels.at(x, y), map) : ""}`, place);
+    }
+    function hide() {
+      tip.hidden = true;
+      pressed = null;
+      row.setAttribute("visibility", "hidden");
+      steps.point(null, figure);
+    }
+    cells.addEventListener("pointermove", (event) => {
+      const { step, x, y } = hit(event);
+      if (map.names[y] !== undefined && x >= 0 && x < columns) show(x, y, step, event);
     });
     cells.addEventListener("pointerup", (event) => {
       const here = hit(event);
@@ -244,17 +253,25 @@
       } else if (map.names[here.y] !== undefined) open(map.names[here.y]);
       pressed = null;
     });
-    cells.addEventListener("pointerleave", () => {
-      tip.hidden = true;
-      pressed = null;
-      row.setAttribute("visibility", "hidden");
-      steps.point(null, figure);
-    });
+    cells.addEventListener("pointerleave", hide);
     cells.addEventListener("dblclick", () => steps.zoom(...steps.full));
     steps.onPoint.push((step) => cursor.setAttribute("d", step === null ? "" : `M${place(step)} 0V${height}`));
     const scroll = figure.querySelector(".scroll");
     scroll.tabIndex = 0;
-    scroll.addEventListener("keydown", (event) => steps.move(event));
+    const at = { x: 0, y: 0 };
+    scroll.setAttribute("role", "application");
+    scroll.setAttribute("aria-label", `${map.title}. Arrow keys move over tensors and steps, Enter shows histograms, plus and minus zoom, Escape shows all.`);
+    scroll.addEventListener("keydown", (event) => {
+      const [right, down] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key] ?? [0, 0];
+      if (event.key === "Enter") return open(map.names[at.y]);
+      if (!right && !down) return steps.move(event);
+      event.preventDefault();
+      at.x = Math.max(0, Math.min(columns - 1, at.x + right));
+      at.y = Math.max(0, Math.min(map.names.length - 1, at.y + down));
+      const box = cells.getBoundingClientRect(), step = first + at.x * size;
+      show(at.x, at.y, step, { clientX: box.left + (place(step) / width) * box.width, clientY: box.top + ((at.y + 0.5) / map.names.length) * box.height });
+    });
+    scroll.addEventListener("blur", hide);
     return { ready, value: (x, y) => meaning(pixels.at(x, y), map) };
   }
 
