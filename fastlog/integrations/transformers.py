@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -35,10 +36,10 @@ class FastLogCallback(TrainerCallback):  # type: ignore[misc]
     ``Trainer``, such as TRL's, take it, too.
 
     Logs are written to ``logdir``, else the environment's ``TENSORBOARD_LOGGING_DIR``, else a new folder in
-    ``output_dir/runs`` (before transformers 5: ``TrainingArguments.logging_dir``). Each trial of a
-    hyperparameter search has a folder of its own in there, called as the trial, or ``run-0``, ``run-1``, ...
-    A resumed training goes on in the newest folder of ``output_dir/runs``, and hides what was logged there
-    after its checkpoint; ``logdir`` gives it another folder.
+    ``output_dir/runs`` for each training (before transformers 5: ``TrainingArguments.logging_dir``). Each
+    trial of a hyperparameter search has a folder of its own in there, called as the trial, or ``run-0``,
+    ``run-1``, ... A resumed training goes on in the newest folder of ``output_dir/runs``, and hides what was
+    logged there after its checkpoint; ``logdir`` gives it another folder.
 
     Training arguments and model configuration are logged as text. The arguments are also the hyperparameters
     of TensorBoard's HParams page, with the last value of each metric.
@@ -74,12 +75,14 @@ class FastLogCallback(TrainerCallback):  # type: ignore[misc]
         self._is_own = writer is None
         self._log = (log,) if isinstance(log, str) else tuple(log)
         self._every = every
-        self._logdir = logdir
+        self._logdir = logdir or os.getenv("TENSORBOARD_LOGGING_DIR")
+        self._own_logdir: str | None = None  # where none is given: of this training
         self._options = {"budget": budget, **watch_options}
         self._hyperparameters: Hyperparameters | None = None
         self._metrics: dict[str, None] = {}  # tags, in the order of their first values
         self._epoch: tuple[int, Any] | None = None  # the last one logged, and its step
         self._trial = -1  # number of the last one
+        self._has_trained = False
 
     def on_train_begin(
         self,
@@ -140,6 +143,9 @@ class FastLogCallback(TrainerCallback):  # type: ignore[misc]
         if self._is_own and self.writer is not None:  # its writer, or that of an evaluation before
             self.writer.close()
             self.writer = None
+        if self._has_trained and not state.global_step and not state.is_hyper_param_search:
+            self._own_logdir = None  # a new training is a new run
+        self._has_trained = True
         writer = self._open(args, state, purge_step=state.global_step + 1 if state.global_step else None)
         writer.add_text("args", _json(args))
         if getattr(model, "config", None) is not None:
@@ -155,9 +161,9 @@ class FastLogCallback(TrainerCallback):  # type: ignore[misc]
 
     def _open(self, args: Any, state: Any, purge_step: int | None = None) -> SummaryWriter:
         if self.writer is None:
-            if self._logdir is None:
-                self._logdir = os.getenv("TENSORBOARD_LOGGING_DIR") or _default_logdir(args, state)
-            folder = os.path.expanduser(self._logdir)
+            if self._logdir is None and self._own_logdir is None:
+                self._own_logdir = _default_logdir(args, state)
+            folder = os.path.expanduser(self._logdir or self._own_logdir or "")
             if state.is_hyper_param_search:
                 folder = os.path.join(folder, state.trial_name or f"run-{self._trial}")
             self.writer = TorchSummaryWriter(folder, purge_step=purge_step)
@@ -217,8 +223,9 @@ def _default_logdir(args: Any, state: Any) -> str:
     """
     of_arguments: str | None = getattr(args, "logging_dir", None)
     runs = Path(args.output_dir, "runs")
-    run = f"{time.strftime('%b%d_%H-%M-%S')}_{socket.gethostname()}"
-    logdir = of_arguments or str(runs / run)
+    run = runs / f"{time.strftime('%b%d_%H-%M-%S')}_{socket.gethostname()}"
+    names = (run if n == 1 else f"{run}_{n}" for n in itertools.count(1))  # several within a second
+    logdir = of_arguments or str(next(name for name in names if not os.path.exists(name)))
     if state.global_step and not state.is_hyper_param_search and Path(logdir).parent == runs:
         files = runs.glob("*/events.out.tfevents.*")
         newest = max(files, key=lambda file: file.stat().st_mtime, default=None)

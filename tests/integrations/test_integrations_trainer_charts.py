@@ -13,7 +13,7 @@ import pytest
 import torch
 from hparams_page import hparams_page
 from trainer_cases import Tokens, Witness, arguments, tiny_bert
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 from watch_oracle import one_thread, read, steps, texts
 
@@ -206,6 +206,29 @@ def test_a_resumed_training_goes_on_in_its_folder(tmp_path: Path) -> None:
     assert steps(folder, "train/loss") == [2, 4, 6, 8]
     train(tmp_path, FastLogCallback(log=()), **options)
     assert len({path.parent for path in tmp_path.rglob("events*")}) == 2
+
+
+@pytest.mark.skipif(hasattr(TrainingArguments, "logging_dir"), reason="there the arguments say the folder")
+def test_a_training_that_is_begun_anew_is_a_run_of_its_own(tmp_path: Path) -> None:
+    """Its lines do not go back in the charts of the one before. Evaluations are in the run beside them."""
+    trainer = Trainer(
+        model=tiny_bert(),
+        args=arguments(tmp_path),
+        train_dataset=Tokens(),
+        eval_dataset=Tokens(),
+        callbacks=[FastLogCallback(log="gradients")],
+    )
+    trainer.evaluate()
+    for _ in range(2):
+        trainer.train()
+        trainer.evaluate()
+    callback = next(c for c in trainer.callback_handler.callbacks if isinstance(c, FastLogCallback))
+    assert callback.writer is not None
+    callback.writer.close()
+    folders = list((tmp_path / "runs").iterdir())
+    assert sorted(steps(folder, "eval/loss") for folder in folders) == [[0, 6], [6]]
+    for folder in folders:
+        assert steps(folder, "train/loss") == steps(folder) == [2, 4, 6]
 
 
 def test_a_callback_that_is_still_held_does_not_keep_the_model_alive(tmp_path: Path) -> None:
