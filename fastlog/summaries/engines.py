@@ -10,6 +10,7 @@ import torch
 from fastlog.common.native import core
 from fastlog.common.no_compile import eager
 from fastlog.summaries.cuda.devices import transfers_of
+from fastlog.summaries.cuda.plain import PlainFlight, start_plain
 from fastlog.summaries.cuda.runtime import is_capturing
 from fastlog.summaries.cuda.transfers import CAPTURED, Flight, Transfers
 from fastlog.summaries.reference import summarize_reference
@@ -29,7 +30,7 @@ class Later:
 
     __slots__ = ("_flight", "_names", "_place")
 
-    def __init__(self, flight: Flight, place: int, names: Sequence[str]) -> None:
+    def __init__(self, flight: Flight | PlainFlight, place: int, names: Sequence[str]) -> None:
         self._flight = flight
         self._place = place
         self._names = names
@@ -135,16 +136,22 @@ def _pack(
     host = by_device.pop(None, {})
     # The devices first: they work while the host does.
     for device, part in by_device.items():
-        transfers = transfers_of(device) if device is not None else None
-        if transfers is not None:
-            started = _start(transfers, list(part.values()), [names[i] for i in part], patience, scale)
-            packed.update(zip(part, started, strict=True))
+        assert device is not None
+        transfers, own_names = transfers_of(device), [names[i] for i in part]
+        if transfers is None:
+            started = _start_plain(device, list(part.values()), own_names, scale)
+        else:
+            started = _start(transfers, list(part.values()), own_names, patience, scale)
+        packed.update(zip(part, started, strict=True))
     if host:
         if scale is not None:
             host = {i: _divided(view, scale) for i, view in host.items()}
         on_host = core.summarize([view[:4] for view in host.values()], torch.get_num_threads())
         packed.update(zip(host, on_host, strict=True))
-    return [packed[i] if i in packed else _by_reference(view, scale) for i, view in enumerate(views)]
+    return [
+        packed[i] if i in packed else summarize_reference(_dense(view, scale)).to_packed()
+        for i, view in enumerate(views)
+    ]
 
 
 def _start(
@@ -177,11 +184,20 @@ def _divided(view: View, scale: torch.Tensor) -> View:
     return divided._replace(implicit_zeros=view.implicit_zeros)
 
 
-def _by_reference(view: View | torch.Tensor, scale: torch.Tensor | None) -> bytes:
-    dense = with_zeros(view.owner, view.implicit_zeros) if isinstance(view, View) else view
-    if scale is not None:
-        dense = dense / _beside(scale, dense)
-    return summarize_reference(dense).to_packed()
+def _start_plain(
+    device: int, views: Sequence[View], names: Sequence[str], scale: torch.Tensor | None
+) -> list[Later]:
+    try:
+        flight = start_plain([_dense(view, scale) for view in views], device)
+    except RuntimeError as error:
+        raise RuntimeError(f"{_all_of(names)}: {error}") from error
+    return [Later(flight, i, names) for i in range(len(views))]
+
+
+def _dense(view: View | torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
+    """All values in one tensor."""
+    dense: torch.Tensor = with_zeros(view.owner, view.implicit_zeros) if isinstance(view, View) else view
+    return dense if scale is None else dense / _beside(scale, dense)
 
 
 def _all_of(names: Sequence[str]) -> str:

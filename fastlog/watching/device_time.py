@@ -5,40 +5,41 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
 from fastlog.summaries.cuda.devices import runtime_of
-from fastlog.summaries.cuda.runtime import Event, Runtime, is_capturing
+from fastlog.summaries.cuda.plain import PlainClock
+from fastlog.summaries.cuda.runtime import Runtime, is_capturing
+
+_Clock: TypeAlias = Runtime | PlainClock
 
 
 class _Timer(NamedTuple):
     """Two points in a device's current stream."""
 
-    runtime: Runtime
-    begun: Event
-    ended: Event
+    runtime: _Clock
+    begun: Any
+    ended: Any
 
 
 class DeviceTime:
     """Takes the time between ``begin`` and ``end`` in the current streams of devices.
 
-    Nothing here waits: a time is known some steps later. Devices without the engine are left out: there the
-    calling thread waits, and pays for itself.
+    Nothing here waits: a time is known some steps later.
     """
 
     def __init__(self) -> None:
-        self._runtimes: dict[int, Runtime] = {}
-        self._free: dict[Runtime, list[_Timer]] = {}
+        self._runtimes: dict[int, _Clock] = {}
+        self._free: dict[_Clock, list[_Timer]] = {}
         self._running: list[_Timer] = []
         self._ended: deque[tuple[list[_Timer], float]] = deque()
 
     def look_at(self, tensors: Iterable[torch.Tensor]) -> None:
         """The devices of the tensors are timed from now on."""
         for device in {tensor.get_device() for tensor in tensors if tensor.is_cuda} - self._runtimes.keys():
-            if runtime := runtime_of(device):
-                self._runtimes[device] = runtime
+            self._runtimes[device] = runtime_of(device) or PlainClock(device)
 
     def begin(self) -> None:
         """Never raises, as all that follows."""
@@ -81,5 +82,5 @@ class DeviceTime:
             self._ended.clear()
 
 
-def _new(runtime: Runtime) -> _Timer:
+def _new(runtime: _Clock) -> _Timer:
     return _Timer(runtime, runtime.event(timed=True), runtime.event(timed=True))

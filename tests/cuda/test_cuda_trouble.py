@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 from cuda_on_cpu.late_torch import FakeCuda, on_device
-from event_files import histograms, simple_values
+from event_files import assert_same_files, histograms, simple_values
 
 import fastlog
 import fastlog.summaries.cuda.devices
 from fastlog import FastlogWarning, SummaryWriter
+from fastlog.summaries.engines import pack_many
 
 
 def test_a_refused_launch_is_said_once_and_the_next_one_works(fake_cuda: FakeCuda, tmp_path: Path) -> None:
@@ -169,6 +170,53 @@ def test_without_the_engine_plain_torch_does_it_and_says_why_once(
     assert fastlog.summarize(fake_cuda.tensor(tensor)).num == 500
     assert writer.stats()["cuda"] == {}
     assert "plain torch" in fastlog.summaries.cuda.devices.report(0)
+
+
+def test_plain_torch_does_not_make_the_calling_thread_wait(
+    fake_cuda: FakeCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for its first use, as the engine."""
+    _forget(monkeypatch)
+    monkeypatch.setenv("FASTLOG_CUDA", "off")
+    fastlog.summarize([fake_cuda.tensor(torch.ones(3), device) for device in (0, 1)])
+    nan = float("nan")
+    values = [torch.randn(3000) * 100, torch.tensor([nan, 1e300, -2.0], dtype=torch.float64), torch.empty(0)]
+    values += [values[0].bfloat16(), torch.arange(-9, 90), values[0].reshape(50, 60)[:, ::7]]
+    expected = [fastlog.summarize(tensor) for tensor in values]
+    late, host = SummaryWriter(tmp_path / "late"), SummaryWriter(tmp_path / "host")
+    with fake_cuda.held_back():
+        tensors = [fake_cuda.tensor(tensor, i % 2) for i, tensor in enumerate(values)]
+        packed = pack_many(tensors)
+        for step, tensor in enumerate(tensors[3:]):
+            late.add_histogram("w", tensor, step)
+            tensor.zero_()  # after the call: it must not show
+    found = [fastlog.TensorSummary.from_packed(bytes(one)) for one in packed]
+    assert all(
+        fastlog.summaries.cuda.devices._agree(a.to_packed(), b.to_packed())
+        for a, b in zip(found, expected, strict=True)
+    )
+    for step, tensor in enumerate(values[3:]):
+        host.add_histogram("w", tensor, step)
+    late.close()
+    host.close()
+    assert_same_files(tmp_path / "late", tmp_path / "host")
+
+
+def test_a_device_that_fails_under_plain_torch_is_an_error_of_the_tensor(
+    fake_cuda: FakeCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _forget(monkeypatch)
+    monkeypatch.setenv("FASTLOG_CUDA", "off")
+    fastlog.summarize(fake_cuda.tensor(torch.ones(3)))
+    writer = SummaryWriter(tmp_path)
+    with fake_cuda.held_back():
+        fake_cuda.ordinals[0].failure = fake_cuda.module.CudaError("illegal access")
+        writer.add_histogram("w", fake_cuda.tensor(torch.ones(5)), 0)
+    with (
+        pytest.warns(FastlogWarning, match=r"add_histogram\('w'\).*illegal access"),
+        pytest.warns(FastlogWarning, match="1 of 1 events were dropped: invalid 1"),
+    ):
+        writer.close()
 
 
 def test_the_switch(fake_cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:

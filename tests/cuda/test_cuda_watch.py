@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch import nn
 import fastlog
 import fastlog.summaries.cuda.devices
 from fastlog import FastlogWarning, SummaryWriter, watch
+from fastlog.summaries import engines
 
 
 class Net(nn.Module):
@@ -83,7 +83,7 @@ def test_watch_of_gradients_that_are_still_scaled(
             watch(net, writer, optimizer, every=1, log="gradients")
             optimizer.register_step_pre_hook(lambda optimizer, *_: delattr(optimizer, "grad_scale"))
             optimizer.grad_scale = fake_cuda.tensor(torch.tensor(1024.0)) if net is model else None
-            with fake_cuda.held_back() if engine == "auto" else contextlib.nullcontext():
+            with fake_cuda.held_back():
                 optimizer.step()  # of an optimizer that is not fused, which wants no scale
     assert_same_files(tmp_path / "late", tmp_path / "host")
     assert len(histograms(tmp_path / "late")) == 8
@@ -150,8 +150,25 @@ def _steps(model: nn.Module, fake_cuda: FakeCuda, watcher: Any, clock: list[floa
     return logged
 
 
-def test_the_budget_sees_what_logging_takes_on_the_device(fake_cuda: FakeCuda, tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["auto", "off"])
+def test_the_budget_sees_what_logging_takes_on_the_device(
+    fake_cuda: FakeCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
     """The calling thread takes no time here; two launches take 0.3 s of each logged step."""
+    if engine == "off":  # a launch is what is enqueued for one moment
+        monkeypatch.setenv("FASTLOG_CUDA", "off")
+        fastlog.summaries.cuda.devices._engines.clear()
+        start_plain = engines.start_plain
+
+        def slow(tensors: Any, device: int) -> Any:
+            def launch() -> None:
+                ordinal.device.seconds += fake_cuda.launch_seconds
+
+            ordinal = fake_cuda.ordinals[device]
+            ordinal.device.put(fake_cuda.stream_of(device), launch)
+            return start_plain(tensors, device)
+
+        monkeypatch.setattr(engines, "start_plain", slow)
     model, clock = on_device(fake_cuda, Net()), [0.0]
     for param in model.parameters():
         param.grad = fake_cuda.tensor(torch.randn(param.shape))

@@ -10,7 +10,6 @@ on a training thread fails the test.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
@@ -27,7 +26,6 @@ import fastlog.summaries.cuda.devices
 import fastlog.summaries.tensors
 import fastlog.writer.encode.snapshots
 from fastlog.common.notices import Relay
-from fastlog.summaries.reference import summarize_reference
 
 
 class _Launch:
@@ -157,8 +155,8 @@ class FakeCuda:
         self._streams += 1
         return SimpleNamespace(device_index=device, cuda_stream=self._streams)
 
-    def new_event(self, blocking: bool = False) -> Any:
-        assert blocking  # others spin
+    def new_event(self, blocking: bool = False, enable_timing: bool = False) -> Any:
+        assert blocking or enable_timing  # others spin where they are waited for
         ordinal = self.ordinals[self.device_now()]
         event = _Event(ordinal)
 
@@ -167,7 +165,11 @@ class FakeCuda:
                 event.wait()
 
         return SimpleNamespace(
-            record=lambda: event.record(self.stream_of(ordinal.number)), synchronize=synchronize
+            late=event,
+            record=lambda: event.record(self.stream_of(ordinal.number)),
+            query=event.done,
+            elapsed_time=lambda later: later.late.seconds_since(event) * 1e3,
+            synchronize=synchronize,
         )
 
     def empty(self, *size: Any, **how: Any) -> torch.Tensor:
@@ -217,7 +219,7 @@ class FakeCuda:
         plain = (*fastlog.summaries.tensors._PLAIN_TYPES, LateTensor)
         monkeypatch.setattr(fastlog.summaries.tensors, "_PLAIN_TYPES", plain)
         monkeypatch.setattr(fastlog.writer.encode.snapshots, "plain_tensor", lambda tensor, name: tensor)
-        monkeypatch.setattr(_SUMMARIZE, "summarize_reference", _reference)
+        monkeypatch.setattr(fastlog.summaries.cuda.plain, "_edges", {})
         monkeypatch.setattr(torch, "empty", self.empty)
         stand_ins = {
             "device": self.device,
@@ -232,12 +234,6 @@ class FakeCuda:
 
 
 _empty = torch.empty
-_SUMMARIZE = importlib.import_module("fastlog.summaries.engines")  # the package has a function of this name
-
-
-def _reference(tensor: torch.Tensor) -> fastlog.TensorSummary:
-    """Plain torch would make tensors on the device itself."""
-    return summarize_reference(tensor.cpu())
 
 
 def on_device(fake: FakeCuda, module: torch.nn.Module, device: int = 0) -> torch.nn.Module:
