@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from fastlog.events.backlog import ITEM, SINK, Entry
-from fastlog.events.items import HISTOGRAM, JOB, SCALAR, Item
+from fastlog.events.aside import ITEM, NUMBER, SINK, Entry
+from fastlog.events.items import DONE, FAILED, HISTOGRAM, JOB, SCALAR, Item, Tags, tags_of
 from fastlog.events.sinks.sink import InvalidItems, PartialWrite, Sink
 
 
@@ -47,10 +48,10 @@ class Delivery:
         outcome = Outcome()
         try:
             if entries[0][ITEM][0] == JOB:
-                self._run_job(entries[0], outcome)
-            else:
-                for sink, its_entries in _by_sink(entries):
-                    self._write(sink, its_entries, outcome)
+                job = entries[0][ITEM]
+                entries = [_with_item(entries[0], run_job(job, tags_of(job)))]
+            for sink, its_entries in _by_sink(entries):
+                self._write(sink, its_entries, outcome)
         except BaseException as error:  # out of memory in our own code: nothing after it was written
             settled = {id(entry) for entry in (*outcome.written, *outcome.invalid)}
             outcome.left = [entry for entry in entries if id(entry) not in settled]
@@ -89,27 +90,15 @@ class Delivery:
             self._first.write([(SCALAR, tag, value, self._last_step, time.time())])
             self.unsynced[self._first] = None
 
-    def _run_job(self, job: Entry, outcome: Outcome) -> None:
-        _, run, nbytes, droppable_first, label = job[ITEM]
-        try:
-            items = list(run())
-        except BaseException as error:
-            outcome.invalid.append(job)
-            outcome.why_invalid = JobError(f"{label}: {type(error).__name__}: {error}")
+    def _write(self, sink: Sink, entries: list[Entry], outcome: Outcome) -> None:
+        if min([entry[ITEM][0] for entry in entries]) >= 0:  # kinds that a sink knows
+            self._write_items(sink, entries, outcome)
             return
         parts = Outcome()
-        self._write(job[SINK], [_with_item(job, item) for item in items], parts)
-        outcome.error, outcome.why_invalid = parts.error, parts.why_invalid
-        if parts.left:
-            rest = [part[ITEM] for part in parts.left]
-            again: Item = (JOB, lambda: rest, nbytes, droppable_first, label)
-            outcome.left.append(_with_item(job, again))
-        elif parts.invalid and not parts.written:
-            outcome.invalid.append(job)
-        else:
-            outcome.written.append(job)
+        self._write_items(sink, _part(entries, parts), parts)
+        _join(entries, parts, outcome)
 
-    def _write(self, sink: Sink, entries: list[Entry], outcome: Outcome) -> None:
+    def _write_items(self, sink: Sink, entries: list[Entry], outcome: Outcome) -> None:
         self.attach(sink)
         while entries:
             written = 0
@@ -143,6 +132,15 @@ class JobError(RuntimeError):
     """A job that raised: says which one."""
 
 
+def run_job(job: Item, tags: Tags) -> Item:
+    """Runs a job that may log under these tags; returns what takes its place. Never raises."""
+    _, run, _, _, label, *_ = job
+    try:
+        return (DONE, list(run()), tags)
+    except BaseException as error:
+        return (FAILED, JobError(f"{label}: {type(error).__name__}: {error}"), ())
+
+
 def _with_item(entry: Entry, item: Item) -> Entry:
     number, sink, _, nbytes, since, first_to_go = entry
     return number, sink, item, nbytes, since, first_to_go
@@ -156,3 +154,36 @@ def _by_sink(entries: Sequence[Entry]) -> list[tuple[Sink, list[Entry]]]:
     for entry in entries:
         groups[entry[SINK]].append(entry)
     return list(groups.items())
+
+
+def _part(entries: Sequence[Entry], outcome: Outcome) -> list[Entry]:
+    """An entry for each single item; jobs that failed are invalid."""
+    parts = []
+    for entry in entries:
+        item = entry[ITEM]
+        if item[0] == FAILED:
+            outcome.invalid.append(entry)
+            outcome.why_invalid = item[1]
+        else:
+            parts += [_with_item(entry, one) for one in (item[1] if item[0] == DONE else [item])]
+    return parts
+
+
+def _join(entries: Sequence[Entry], parts: Outcome, outcome: Outcome) -> None:
+    """Books entries by what became of their parts: one that has lost only some is written."""
+    left = defaultdict(list)
+    for part in parts.left:
+        left[part[NUMBER]].append(part[ITEM])
+    written = {part[NUMBER] for part in parts.written}
+    invalid = {part[NUMBER] for part in parts.invalid}
+    for entry in entries:
+        number, item = entry[NUMBER], entry[ITEM]
+        if number in left:
+            rest = (DONE, left[number], item[2]) if item[0] == DONE else item
+            outcome.left.append(_with_item(entry, rest))
+        elif number in invalid and number not in written:
+            outcome.invalid.append(entry)
+        else:
+            outcome.written.append(entry)
+    outcome.error = parts.error or outcome.error
+    outcome.why_invalid = parts.why_invalid or outcome.why_invalid

@@ -14,9 +14,11 @@ from collections.abc import Callable
 from multiprocessing.util import Finalize, register_after_fork
 from typing import Any, Literal
 
-from fastlog.events.items import Item
+from fastlog.events.delivery import run_job
+from fastlog.events.items import JOB, Item, nbytes_of, tags_of
+from fastlog.events.patience import Patience, WorkerThread
 from fastlog.events.sinks.sink import Sink
-from fastlog.events.worker import QueueOptions, QueueWorker, WorkerThread
+from fastlog.events.worker import QueueOptions, QueueWorker
 
 _CLOSE_GRACE = 5.0  # how long close() goes on trying a sink in trouble
 _HANG_SECS = 120.0  # flush() and close() wait no longer for a sink that finishes nothing
@@ -34,23 +36,28 @@ class AsyncQueue(QueueWorker):
     """Bounded, ordered, durable on request, and never in the way of training.
 
     - ``put`` costs the calling thread about half a microsecond. Only under ``overflow="block"`` can it wait:
-      for ``block_timeout``, once; then it drops at once until the sink makes progress again.
-    - First in, first out. What waits is handed to the operating system within 0.2 s while the sink keeps up.
+      as long as the worker gets on, and for ``block_timeout`` if it does not; then it drops at once until
+      something is written again.
+    - First in, first out, but for jobs that run aside: only what may log under the same tag waits for them.
+      What waits otherwise is handed to the operating system within 0.2 s while the sink keeps up.
     - A sink in trouble keeps its events waiting, within the limits, and is tried again after growing pauses;
       until then the other sinks of this queue wait with it.
     - Each event that came is in exactly one of ``written``, ``dropped`` and ``depth`` of ``stats()``; a job
       counts as one event.
     - Drops and errors are said in one warning per cause, out of the next call, and drops in a scalar series
       ``fastlog/dropped`` in the first sink.
-    - A forked child inherits no events and no counts, and starts a worker of its own. A pickled queue is an
-      empty one with the same options.
+    - A forked child inherits no events and no counts. In it, as in each process that multiprocessing may end
+      without asking (a daemon: the workers of a Pool), ``put`` returns when the event is written. A pickled
+      queue is an empty one with the same options.
 
     Args:
-        queue_events, queue_bytes: limits of what waits. An event larger than ``queue_bytes`` is dropped.
+        queue_events, queue_bytes: limits of what waits. A job larger than ``queue_bytes`` runs at the call;
+            an event that is larger may wait beside the others, but not two of them.
         overflow: what happens when full. ``drop_oldest``: the oldest histogram or image goes, then the oldest
             other event. ``drop_newest``: the newest histogram or image that waits goes to admit another
             event, else the newcomer goes. ``block``: waits, then as ``drop_newest``.
-        block_timeout: seconds, or None for as long as it takes.
+        block_timeout: seconds in which nothing is finished and nothing computed, or None for as long as it
+            takes.
         on_error: "raise": what a sink raises comes as SinkError out of the next call, which does no more.
         flush_secs: from a write to its fsync or upload.
         clock: seconds, monotonic; for tests.
@@ -72,6 +79,7 @@ class AsyncQueue(QueueWorker):
     ) -> None:
         options = QueueOptions(queue_events, queue_bytes, overflow, block_timeout, on_error, flush_secs)
         super().__init__(options, clock)
+        self._through = multiprocessing.current_process().daemon
         _queues[id(self)] = self
 
     def attach(self, sink: Sink) -> None:
@@ -103,40 +111,36 @@ class AsyncQueue(QueueWorker):
         self._put_with_care(sink, item, nbytes, first_to_go, since)
 
     def _put_with_care(self, sink: Sink, item: Item, nbytes: int, first_to_go: bool, since: float) -> None:
-        wait_until = -math.inf
-        if self._options.overflow == "block" and not _on_worker():
-            timeout = self._options.block_timeout
-            wait_until = math.inf if timeout is None else self._clock() + timeout
+        if nbytes > self._backlog.max_bytes and item[0] == JOB:
+            item = run_job(item, tags_of(item))
+            nbytes = nbytes_of(item)
+        waits = self._options.overflow == "block" and not _on_worker()
+        patience = self._patience(self._options.block_timeout if waits else 0.0)
         done = False
         while not done:
             self._relay.warn()
             self._relay.raise_error()
             with self._lock:
-                done = self._admit(sink, item, nbytes, first_to_go, since, wait_until)
+                done = self._admit(sink, item, nbytes, first_to_go, since, patience)
                 has_worker = self._call_worker()
                 if not done and has_worker:
-                    self._wait(self._changed, wait_until - self._clock())
+                    self._wait(self._changed, patience.left())
             if not has_worker:
-                self._work_here()
+                self._work_through()
+                patience = self._patience(0.0)  # there is nobody to wait for
         self._relay.warn()
         with self._lock:
             self._caller_seconds += self._clock() - since
 
     def _admit(
-        self, sink: Sink, item: Item, nbytes: int, first_to_go: bool, since: float, wait_until: float
+        self, sink: Sink, item: Item, nbytes: int, first_to_go: bool, since: float, patience: Patience
     ) -> bool:
         """Appends or drops; False: wait for room."""
         backlog = self._backlog
-        if nbytes > backlog.max_bytes:
-            backlog.refuse("too_large")
-            self._tell_drop(
-                "too_large", f"an event of {nbytes:,} bytes is dropped: queue_bytes is {backlog.max_bytes:,}."
-            )
-            return True
         if not backlog.fits(nbytes):
-            if not self._stalled and self._clock() < wait_until:
+            if not self._stalled and patience.left() > 0:
                 return False
-            if wait_until > -math.inf and not self._stalled:
+            if self._options.overflow == "block" and not self._stalled and not _on_worker():
                 self._stalled = True
                 self._changed.notify_all()
             self._tell_drop(
@@ -148,7 +152,20 @@ class AsyncQueue(QueueWorker):
             if not backlog.make_room(nbytes, first_to_go, oldest, "overflow"):
                 backlog.refuse("overflow")
                 return True
-        backlog.append(sink, item, nbytes, since, first_to_go)
+        append = backlog.append if nbytes <= backlog.max_bytes else backlog.append_oversize
+        append(sink, item, nbytes, since, first_to_go)
+        return True
+
+    def _work_through(self) -> bool:
+        """Writes what waits on the calling thread, after another that may be at it; False if that hangs."""
+        patience = self._patience(self._options.block_timeout)
+        while not self._work_here():
+            with self._lock:
+                left = patience.left()
+                if left <= 0 or _on_worker() or self._worker is threading.current_thread():
+                    return False
+                if self._worker is not None:
+                    self._wait(self._changed, left)
         return True
 
     def patience(self) -> float | None:
@@ -172,8 +189,8 @@ class AsyncQueue(QueueWorker):
     def flush(self, timeout: float | None = None) -> None:
         """Returns when all that any thread put before is in the files and fsynced (or uploaded), or dropped.
 
-        Without a timeout it does not wait for a sink that fails, or that finishes nothing for two minutes: it
-        warns, under ``on_error="raise"`` raises, and returns.
+        Without a timeout it does not wait for a sink that fails, or for a worker that finishes nothing and
+        computes nothing for two minutes: it warns, under ``on_error="raise"`` raises, and returns.
 
         Args:
             timeout: seconds.
@@ -214,8 +231,8 @@ class AsyncQueue(QueueWorker):
     def close(self, timeout: float | None = None) -> None:
         """Flushes, closes the sinks and ends the worker. A later ``put`` opens them again. Idempotent.
 
-        What a sink in trouble does not take within 5 seconds, or ``timeout``, or for two minutes of finishing
-        nothing, is dropped, counted and warned about.
+        What a sink in trouble does not take within 5 seconds, or ``timeout``, or while nothing is finished or
+        computed for two minutes, is dropped, counted and warned about.
 
         Args:
             timeout: seconds.
@@ -245,7 +262,7 @@ class AsyncQueue(QueueWorker):
         """Counts and times so far.
 
         ``accepted`` events put, ``written`` handed to the operating system, ``dropped`` by reason
-        (``overflow``; ``too_large``; ``invalid``: could not be encoded; ``close``: left when the sinks were
+        (``overflow``; ``invalid``: could not be encoded; ``close``: left when the sinks were
         closed); ``depth`` and ``bytes`` waiting now, ``max_depth`` and ``max_bytes`` at most so far;
         ``oldest_seconds``, the age of the oldest event that waits; ``caller_seconds`` that calling threads
         spent in fastlog; ``worker_cpu_seconds`` and ``worker_wall_seconds`` of work; ``errors`` of sinks and
@@ -264,8 +281,8 @@ class AsyncQueue(QueueWorker):
                 "max_bytes": backlog.largest,
                 "oldest_seconds": 0.0 if since is None else self._clock() - since,
                 "caller_seconds": self._caller_seconds,
-                "worker_cpu_seconds": self._worker_cpu_seconds,
-                "worker_wall_seconds": self._worker_wall_seconds,
+                "worker_cpu_seconds": self._worker_cpu_seconds + self._jobs.cpu_seconds,
+                "worker_wall_seconds": self._worker_wall_seconds + self._jobs.wall_seconds,
                 "errors": self._relay.errors,
                 "last_error": self._relay.last_error,
             }
@@ -273,6 +290,7 @@ class AsyncQueue(QueueWorker):
     def _ask_and_wait(self, answered: Callable[[], bool], timeout: float | None) -> None:
         """Wakes the worker and waits for its answer, until the time is up or the worker hangs."""
         began = self._clock()
+        patience = self._patience(_HANG_SECS)
         tried = False
         with self._lock:
             self._hurry = True
@@ -281,24 +299,24 @@ class AsyncQueue(QueueWorker):
                 if answered():
                     return
                 has_worker = self._call_worker()
-                if _on_worker() or (tried and not has_worker):
+                aside = self._backlog.aside
+                done = tried and not aside.running() and aside.finished_since == math.inf
+                if _on_worker() or (done and not has_worker):
                     return
-                if has_worker:
-                    give_up = (
-                        max(began, self._progress_at) + _HANG_SECS if timeout is None else began + timeout
-                    )
-                    left = give_up - self._clock()
+                if has_worker or (tried and aside.running()):
+                    left = patience.left() if timeout is None else began + timeout - self._clock()
                     if left <= 0:
                         return
                     self._wait(self._changed, left)
             if not has_worker:
-                tried = self._work_here()
+                tried = self._work_through()
 
     def __getstate__(self) -> QueueOptions:
         return self._options
 
     def __setstate__(self, options: QueueOptions) -> None:
         super().__init__(options, time.monotonic)
+        self._through = multiprocessing.current_process().daemon
         _queues[id(self)] = self
 
 
@@ -326,7 +344,9 @@ def _close_at_exit_of_child(_: object = None) -> None:
 
 def _after_fork_in_child() -> None:
     for queue in live_queues():
+        queue._jobs.forget_all()
         queue._begin()
+        queue._through = True
 
 
 atexit.register(_close_all)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +15,9 @@ from typing import Literal
 from fastlog.common.notices import Relay
 from fastlog.events.backlog import Backlog
 from fastlog.events.delivery import Delivery, Outcome
+from fastlog.events.items import DEVICE
+from fastlog.events.job_threads import JobThreads
+from fastlog.events.patience import Patience, WorkerThread
 
 _BATCH_SECS = 0.05  # an event waits this long for company ...
 _CROWD_EVENTS, _CROWD_BYTES = 8192, 16 << 20  # ... unless so much, or half of what the queue may hold, waits
@@ -56,19 +60,16 @@ class QueueOptions:
             raise ValueError(f"on_error must be warn or raise, not {self.on_error!r}")
 
 
-class WorkerThread(threading.Thread):
-    """Marks the threads that must never wait for a queue, be it another's: finalizers run on any thread."""
-
-
 class QueueWorker:
     """A backlog, the sinks, and the thread that brings one to the other while there is something to do.
 
-    A round: all that waits when it begins is written, chunk by chunk, and callers who wait for a flush or
-    close are answered as soon as what they cover is written. Where a sink fails it ends, and the next one
-    comes after a pause.
+    A round: all that waits when it begins, but for what has to wait for jobs that run aside, is written,
+    chunk by chunk, and callers who wait for a flush or close are answered as soon as what they cover is
+    written. Where a sink fails it ends, and the next one comes after a pause.
     """
 
     exiting = False  # the process ends: no more threads
+    _through = False  # callers write by themselves what they put
 
     def __init__(self, options: QueueOptions, clock: Callable[[], float]) -> None:
         self._options = options
@@ -84,6 +85,7 @@ class QueueWorker:
         self._work_to_do = threading.Condition(self._lock)
         self._changed = threading.Condition(self._lock)  # room made, a round over, the sinks closed
         self._backlog = Backlog(self._options.queue_events, self._options.queue_bytes)
+        self._jobs = JobThreads(self._lock, self._backlog.aside, self._job_finished, self._may_start)
         self._delivery = Delivery()
         self._relay = Relay(self._options.on_error)
         # Below both marks a put has nothing to do but append.
@@ -98,7 +100,7 @@ class QueueWorker:
         self._close_by = math.inf
         self._closes_asked = self._closes_done = 0
         self._rounds = self._failed_round = 0
-        self._progress_at = -math.inf  # when a sink last finished something, be it by raising
+        self._finished = 0  # writes, jobs, fsyncs
         # A sink in trouble.
         self._pause = 0.0
         self._retry_at = -math.inf
@@ -112,8 +114,10 @@ class QueueWorker:
 
     def _call_worker(self) -> bool:
         """Starts or wakes the worker where it has to act; False if no thread can be started (any more)."""
+        if self._through:
+            return False
         if self._worker is None:
-            if QueueWorker.exiting:
+            if not self._may_start():
                 return False
             worker = WorkerThread(target=self._run, name="fastlog", daemon=True)
             try:
@@ -128,17 +132,31 @@ class QueueWorker:
         self._set_marks()
         return True
 
+    def _may_start(self, aside: str | None = None) -> bool:
+        """Whether a thread may be started: the worker, or one for jobs that run aside."""
+        return not QueueWorker.exiting and (not self._through or aside == DEVICE)
+
+    def _patience(self, timeout: float | None) -> Patience:
+        return Patience(timeout, self._progress, self._clock)
+
+    def _progress(self) -> tuple[int, float]:
+        worker = self._worker
+        computed = worker.cpu_seconds() if isinstance(worker, WorkerThread) else 0.0
+        return self._finished, computed + self._jobs.computed()
+
     def _crowded(self) -> bool:
-        backlog = self._backlog
-        return not self._pause and (backlog.depth >= self._crowd_events or backlog.bytes >= self._crowd_bytes)
+        events, nbytes = self._backlog.arrived
+        return not self._pause and (events >= self._crowd_events or nbytes >= self._crowd_bytes)
 
     def _set_marks(self) -> None:
+        backlog = self._backlog
+        self._event_mark, self._byte_mark = backlog.max_events, backlog.max_bytes
         if self._worker is None or self._waiting == "sleep" or self._relay.pending:
             self._event_mark = self._byte_mark = 0
         elif self._waiting == "nap" and not self._pause:
-            self._event_mark, self._byte_mark = self._crowd_events, self._crowd_bytes
-        else:
-            self._event_mark, self._byte_mark = self._backlog.max_events, self._backlog.max_bytes
+            events, nbytes = backlog.arrived
+            self._event_mark = min(self._event_mark, self._crowd_events + backlog.depth - events)
+            self._byte_mark = min(self._byte_mark, self._crowd_bytes + backlog.bytes - nbytes)
 
     def _wait(self, condition: threading.Condition, seconds: float) -> None:
         condition.wait(min(max(seconds, 0.0), _LONGEST_WAIT))
@@ -169,7 +187,8 @@ class QueueWorker:
                 if due == math.inf and (now >= idle_since + _IDLE_SECS or not self._delivery.is_open):
                     self._worker = None
                     break
-                nap_to = due if self._backlog.depth or self._pause else min(due, idle_since + _LINGER_SECS)
+                waits = self._pause or self._backlog.due_since() < math.inf
+                nap_to = due if waits else min(due, idle_since + _LINGER_SECS)
                 sleep_to = min(due, now + _IDLE_SECS)
                 self._waiting = "nap" if nap_to > now else "sleep"
                 self._set_marks()
@@ -184,8 +203,7 @@ class QueueWorker:
             return now
         if self._pause:
             return self._retry_at
-        oldest = self._backlog.oldest_since()
-        return min(self._sync_due, math.inf if oldest is None else oldest + _BATCH_SECS)
+        return min(self._sync_due, self._backlog.due_since() + _BATCH_SECS)
 
     def _work_here(self) -> bool:
         """A round on the calling thread, where no worker can be started. Tries each thing once.
@@ -227,45 +245,56 @@ class QueueWorker:
 
     def _round(self, me: threading.Thread) -> None:
         with self._lock:
-            last = self._backlog.accepted
+            last = sys.maxsize if self._through else self._backlog.accepted
         if self._sync_first:
             self._sync(self._flushed_to)
-        while True:
+        over = False
+        while not over:
             with self._lock:
                 if self._worker is not me:
                     return
-                chunk = self._backlog.take(_CHUNK_EVENTS, _CHUNK_BYTES)
+                chunk = self._backlog.take(_CHUNK_EVENTS, _CHUNK_BYTES, last)
+                # What came meanwhile waits for company: else a busy caller is met chunk after tiny chunk.
+                over = not chunk and self._backlog.first_arrived() > last
             if chunk:
                 outcome = self._delivery.write(chunk)
                 if not self._account(me, outcome):
                     return
                 if outcome.error is not None:
                     raise outcome.error
+            over &= not self._jobs.serve()
             self._report_drops(_DROPPED_SECS)
             self._answer()
-            with self._lock:
-                # What came meanwhile waits for company: else a busy caller is met chunk after tiny chunk.
-                if self._backlog.first_number() > last:
-                    self._pause = 0.0
-                    return
+        with self._lock:
+            self._pause = 0.0
 
     def _account(self, me: threading.Thread, outcome: Outcome) -> bool:
         """Books what became of a chunk; False in the child of a job that forked, where it does not count."""
         with self._lock:
             if self._worker is not me:
                 return False
-            self._progress_at = self._clock()
             self._backlog.settle(outcome.written, outcome.invalid, outcome.left)
             if outcome.why_invalid is not None:
                 self._relay.error("an event cannot be written", outcome.why_invalid, "It is dropped.")
             if outcome.written:
+                self._finished += 1
                 self._pause = 0.0
                 self._stalled = False
                 if self._sync_due == math.inf:
-                    self._sync_due = self._progress_at + self._options.flush_secs
+                    self._sync_due = self._clock() + self._options.flush_secs
             self._set_marks()
             self._changed.notify_all()
             return True
+
+    def _job_finished(self) -> None:
+        """After each job that ran on a thread aside."""
+        with self._lock:
+            self._finished += 1
+            self._hurry |= self._flush_to > self._flushed_to or self._close_to is not None
+            has_worker = self._call_worker()
+            self._changed.notify_all()
+        if not has_worker:
+            self._work_here()
 
     def _answer(self) -> None:
         """fsyncs and closes where that is due, or asked for by callers whose events are all written."""
@@ -290,7 +319,7 @@ class QueueWorker:
             self._sync_first = False
             self._sync_due = math.inf
             self._flushed_to = max(self._flushed_to, number)
-            self._progress_at = self._clock()
+            self._finished += 1
             self._changed.notify_all()
 
     def _close_sinks(self, closes: int) -> None:
@@ -305,7 +334,7 @@ class QueueWorker:
             self._pause = 0.0
             self._sync_first = False
             self._sync_due = math.inf
-            self._progress_at = self._clock()
+            self._finished += 1
             self._tell_total()
 
     # ---- trouble
@@ -315,7 +344,7 @@ class QueueWorker:
             if self._worker is not me:
                 return
             self._backlog.put_back()
-            now = self._progress_at = self._clock()
+            now = self._clock()
             close_to, closes = self._close_to, self._closes_asked
             self._failed_round = self._rounds
             self._pause = min(max(2 * self._pause, _FIRST_PAUSE), _LONGEST_PAUSE)

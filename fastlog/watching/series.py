@@ -76,6 +76,14 @@ class Shape:
     hidden: frozenset[str] = frozenset()
 
 
+def tags(records: Sequence[Record], shape: Shape) -> set[str]:
+    """What the tags of ``items`` begin with; those of observers with "fastlog/"."""
+    kinds = {record.kind for record in records}
+    stats = {*shape.scalars, *shape.tensor_scalars}
+    scalars = [f"{_SINGULAR.get(kind, kind)}_{stat}" for kind in kinds for stat in stats]
+    return {clean_tag(f"{head}/") for head in (*kinds, *scalars, "update_ratio", "fastlog")}
+
+
 def items(
     records: Sequence[Record],
     extra: dict[str, float],

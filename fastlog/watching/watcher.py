@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from fastlog.common.no_compile import eager, eager_methods
 from fastlog.common.notices import SinkError
 from fastlog.distributed.parts import Merged, Record
-from fastlog.events.items import JOB
+from fastlog.events.items import DEVICE, JOB
 from fastlog.summaries.engines import NoRoom, pack_many, refuse_captured
 from fastlog.summaries.tensors import view_of
 from fastlog.watching import reading, selection, series
@@ -380,7 +380,9 @@ class Watcher:
                 series.items, merged.records, extra | scalars, step, wall_time, self._plan.shape, observe
             )
             nbytes = sum(len(record.packed) + _RECORD_BYTES for record in merged.records)
-            job = (JOB, run, nbytes, True, "fastlog.watch")
+            on_device = any(type(record.packed) is not bytes for record in merged.records)
+            tags = partial(series.tags, merged.records, self._plan.shape)
+            job = (JOB, run, nbytes, True, "fastlog.watch", DEVICE if on_device else None, tags)
             writer._get_file_writer().put(job, nbytes, True, began)
 
         if self._ranks is None:

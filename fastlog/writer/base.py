@@ -16,7 +16,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from fastlog.common.cards import card
 from fastlog.distributed.directories import own_directory
-from fastlog.events.items import JOB, RAW, Item
+from fastlog.events.items import ENCODER, JOB, RAW, Item, Tags
 from fastlog.events.queue import AsyncQueue
 from fastlog.events.sinks.event_files import EventFileSink
 from fastlog.events.sinks.sink import Sink
@@ -85,11 +85,12 @@ class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
             log_dir: torch.utils.tensorboard's name of ``logdir``.
             comet_config: tensorboardX's arguments for Comet.
             queue_events: how many events may wait.
-            queue_bytes: how many bytes may wait.
+            queue_bytes: how many bytes may wait. What is larger (a long video) is encoded at the call.
             overflow: what happens when the queue is full: "block" waits (see ``block_timeout``),
                 "drop_oldest" drops the oldest histogram or image, then the oldest scalar, "drop_newest"
                 drops the new event.
-            block_timeout: seconds that "block" waits at most; None: as long as it takes.
+            block_timeout: seconds that "block" waits for a worker that hangs; None: as long as it takes. It
+                waits for one that works in any case.
             on_error: "warn" warns once of what cannot be logged; "raise" raises it, at the next call at the
                 latest.
             compact: merge runs of empty buckets in histograms over the default bins, as TensorFlow's own
@@ -229,8 +230,9 @@ class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
             nothing = NullFileWriter(self.logdir)
             self.all_writers = {nothing.get_logdir(): nothing}
             return nothing
-        if self._queue is None or self._sink is None:
+        if self._sink is None:
             self._sink = self._make_sink(self._directory())
+        if self._queue is None:
             self._queue = self._make_queue()
             self._queue.attach(self._sink)
             weakref.finalize(self, self._queue.close)
@@ -301,33 +303,44 @@ class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
     def _enqueue_summary(
         self,
         place: str,
+        tags: Tags,
         parts: Sequence[Snapshot],
         encode: Callable[..., Any],
         global_step: Any,
         walltime: float | None,
         since: float,
+        aside: str = ENCODER,
     ) -> None:
-        """Logs the ``Summary`` that ``encode`` makes of the snapshots' arrays, on the worker."""
+        """Logs the ``Summary``, under ``tags``, that ``encode`` makes of the snapshots' arrays, later."""
         step, wall_time = self._stamp(place, global_step, walltime)
 
         def run() -> list[Item]:
             summary = encode(*(part.array() for part in parts))
             return [(RAW, Event(step=step, wall_time=wall_time, summary=summary).SerializeToString())]
 
-        self._enqueue_job(place, parts, run, since)
+        self._enqueue_job(place, tags, parts, run, since, aside)
 
     def _enqueue_job(
-        self, place: str, parts: Sequence[Snapshot], run: Callable[[], Sequence[Item]], since: float
+        self,
+        place: str,
+        tags: Tags,
+        parts: Sequence[Snapshot],
+        run: Callable[[], Sequence[Item]],
+        since: float,
+        aside: str = ENCODER,
     ) -> None:
         def run_quietly() -> Sequence[Item]:
             with np.errstate(all="ignore"):  # NaN in an image, say
                 return run()
 
         nbytes = sum(part.nbytes for part in parts)
-        self._get_file_writer().put((JOB, run_quietly, nbytes, True, place), nbytes, True, since)
+        job = (JOB, run_quietly, nbytes, True, place, aside, tags)
+        self._get_file_writer().put(job, nbytes, True, since)
 
     def _become_child(self) -> None:
         self._lock = threading.RLock()  # another thread of the parent may have held it
+        self._is_copy, self.purge_step = True, None
+        self._sink = self.file_writer = self.all_writers = None
 
     def __getstate__(self) -> dict[str, Any]:
         """The settings: a copy logs to a file of its own, opened at its first event."""

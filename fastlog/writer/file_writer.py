@@ -15,12 +15,11 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.writer import DummyFileWriter
 
 from fastlog.common.native import core
-from fastlog.events.items import JOB, RAW, Item
+from fastlog.events.items import EVENT_BYTES, JOB, RAW, Item
 from fastlog.events.queue import AsyncQueue
 from fastlog.events.sinks.sink import Sink
 from fastlog.writer.encode.snapshots import as_float, as_int
 
-EVENT_BYTES = 200  # of Python objects around an event that waits
 _RECORD_HEADER, _RECORD_FOOTER = 12, 4  # bytes around an event
 
 # Where other tools (ClearML, tests with mocks) put themselves between tensorboardX and the file.

@@ -65,7 +65,7 @@ class MediaWriter(WriterBase):
             part = take(pixels, "img_tensor")
             media.check_image(part.shape, dataformats)
             encode = functools.partial(media.image, name, dataformats, self._encoding(place))
-            self._enqueue_summary(place, [part], encode, global_step, walltime, since)
+            self._enqueue_summary(place, [name], [part], encode, global_step, walltime, since)
 
     def _encoding(self, place: str) -> media.Encoding:
         """How the values of one call are encoded; what is cut is said once for each method."""
@@ -111,7 +111,7 @@ class MediaWriter(WriterBase):
             names = media.box_labels(boxes.shape, labels)
             encoding = self._encoding(place)
             encode = functools.partial(media.image_with_boxes, tag, dataformats, encoding, factor, names)
-            self._enqueue_summary(place, [image, boxes], encode, global_step, walltime, since)
+            self._enqueue_summary(place, [tag], [image, boxes], encode, global_step, walltime, since)
 
     def add_figure(
         self,
@@ -134,7 +134,7 @@ class MediaWriter(WriterBase):
                 return
             encode = functools.partial(media.image, name, dataformats, self._encoding(place))
             parts = [take(pixels, "figure")]
-            self._enqueue_summary(place, parts, encode, global_step, walltime, since)
+            self._enqueue_summary(place, [name], parts, encode, global_step, walltime, since)
 
     @unless_comet
     def add_video(
@@ -159,7 +159,7 @@ class MediaWriter(WriterBase):
             media.check_dimensions("vid_tensor", part.shape, dataformats, "NTCHW")
             rate = positive(as_float(fps, "fps"), "fps")
             encode = functools.partial(media.video, name, rate, dataformats, self._encoding(place))
-            self._enqueue_summary(place, [part], encode, global_step, walltime, since)
+            self._enqueue_summary(place, [name], [part], encode, global_step, walltime, since)
 
     @unless_comet
     def add_audio(
@@ -184,7 +184,7 @@ class MediaWriter(WriterBase):
             media.check_audio(part.shape)
             rate = positive(as_int(sample_rate, "sample_rate"), "sample_rate")
             encode = functools.partial(media.audio, tag, rate, self._encoding(place))
-            self._enqueue_summary(place, [part], encode, global_step, walltime, since)
+            self._enqueue_summary(place, [tag], [part], encode, global_step, walltime, since)
 
     def add_text(
         self, tag: str, text_string: str, global_step: int | None = None, walltime: float | None = None
@@ -244,7 +244,7 @@ class MediaWriter(WriterBase):
                 return []
 
             parts = [part for part in (points, labels, images) if isinstance(part, Snapshot)]
-            self._enqueue_job(place, parts, run, since)
+            self._enqueue_job(place, [], parts, run, since)
 
     @unless_comet
     def add_pr_curve(
@@ -277,7 +277,7 @@ class MediaWriter(WriterBase):
             encode = functools.partial(
                 _pr_curve, tag, positive(as_int(num_thresholds, "num_thresholds"), "num_thresholds")
             )
-            self._enqueue_summary(place, parts, encode, global_step, walltime, since)
+            self._enqueue_summary(place, [tag], parts, encode, global_step, walltime, since)
 
     @unless_comet
     def add_pr_curve_raw(
@@ -312,7 +312,7 @@ class MediaWriter(WriterBase):
             encode = functools.partial(
                 _pr_curve_raw, tag, positive(as_int(num_thresholds, "num_thresholds"), "num_thresholds")
             )
-            self._enqueue_summary(place, parts, encode, global_step, walltime, since)
+            self._enqueue_summary(place, [tag], parts, encode, global_step, walltime, since)
 
     @unless_comet
     def add_mesh(
@@ -347,7 +347,8 @@ class MediaWriter(WriterBase):
                     raise ValueError(f"{key} has shape {part.shape}; expected 3 dimensions")
             config = media.json_copy(config_dict)
             encode = functools.partial(media.mesh, tag, config, self._as_torch, list(parts))
-            self._enqueue_summary(place, list(parts.values()), encode, global_step, walltime, since)
+            tags = [f"{tag}_{part}" for part in (1, 2, 3, "VERTEX", "FACE", "COLOR")]
+            self._enqueue_summary(place, tags, list(parts.values()), encode, global_step, walltime, since)
 
     def add_tensor(
         self, tag: str, tensor: torch.Tensor, global_step: int | None = None, walltime: float | None = None
@@ -363,7 +364,7 @@ class MediaWriter(WriterBase):
         place = f"add_tensor({tag!r})"
         with self._guarded(place) as since:
             part, encode = media.tensor_encoder(tag, tensor, self._as_torch)
-            self._enqueue_summary(place, [part], encode, global_step, walltime, since)
+            self._enqueue_summary(place, [tag], [part], encode, global_step, walltime, since)
 
 
 def _pr_curve(tag: str, num_thresholds: int, labels: Any, predictions: Any, weights: Any = None) -> Any:

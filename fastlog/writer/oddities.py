@@ -8,6 +8,11 @@ from fastlog.summaries.packed import NONFINITE
 from fastlog.writer.bad_values import BadValues
 
 
+def histogram_tags(name: str) -> list[str]:
+    """The tags of the events of a histogram."""
+    return [name, f"{name}/nan", f"{name}/inf"]
+
+
 def later_items(
     bad_values: BadValues, name: str, later: Packed, step: int | None, wall_time: float
 ) -> list[Item]:

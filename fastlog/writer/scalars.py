@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastlog.events.items import JOB, SCALAR, Item
+from fastlog.events.items import DEVICE, JOB, SCALAR, Item
 from fastlog.summaries.engines import Later, NoRoom, start
 from fastlog.summaries.summary import TensorSummary
 from fastlog.writer.encode.snapshots import Snapshot, as_float, take_one
@@ -73,4 +73,4 @@ def scalar_item(
             record.append(number)
         return [(SCALAR, name, number, step, wall_time)]
 
-    return (JOB, run, part.nbytes, False, place), part.nbytes, False
+    return (JOB, run, part.nbytes, False, place, DEVICE, [name]), part.nbytes, False

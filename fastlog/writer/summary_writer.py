@@ -14,7 +14,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 
 from fastlog.common.no_compile import eager_methods
 from fastlog.distributed.shards import is_dtensor
-from fastlog.events.items import HISTOGRAM, JOB, RAW, SCALAR, Item
+from fastlog.events.items import DEVICE, EVENT_BYTES, HISTOGRAM, JOB, RAW, SCALAR, Item
 from fastlog.summaries.engines import Packed, pack_one
 from fastlog.summaries.packed import NONFINITE
 from fastlog.summaries.summary import TensorSummary
@@ -23,8 +23,7 @@ from fastlog.writer.base import unless_comet
 from fastlog.writer.encode.bins import checked_bins, of_packed, of_snapshot
 from fastlog.writer.encode.media import use_tensor
 from fastlog.writer.encode.snapshots import MAX_INT, as_float, no_value, take, take_one
-from fastlog.writer.file_writer import EVENT_BYTES
-from fastlog.writer.oddities import later_items, oddities
+from fastlog.writer.oddities import histogram_tags, later_items, oddities
 from fastlog.writer.scalars import scalar_item, take_number
 from fastlog.writer.sharded import ShardedWriter
 from fastlog.writer.tags import checked_tag
@@ -122,7 +121,7 @@ class SummaryWriter(ShardedWriter):
                 file_writer.put(*item, since)
             elif isinstance(value, torch.Tensor) and not value.is_cpu:
                 part = take_number(value, "scalar_value")
-                self._enqueue_summary(place, [part], encode, step, wall_time, since)
+                self._enqueue_summary(place, [name], [part], encode, step, wall_time, since, DEVICE)
             else:
                 file_writer.add_summary(encode(as_float(value, "scalar_value")), step, wall_time)
             if self._comet_on:
@@ -214,7 +213,7 @@ class SummaryWriter(ShardedWriter):
                 packed = self._pack(values)
                 if type(packed) is not bytes:
                     run = functools.partial(later_items, self._bad_values, name, packed, step, wall_time)
-                    job = (JOB, run, len(packed), True, place)
+                    job = (JOB, run, len(packed), True, place, DEVICE, histogram_tags(name))
                     file_writer.put(job, len(packed), True, since)
                     return
                 nan, pos_inf, neg_inf, num = NONFINITE.unpack_from(packed)
@@ -266,7 +265,7 @@ class SummaryWriter(ShardedWriter):
                 odd = oddities(bad_values, name, num, nan, inf, step, wall_time)
                 return [(RAW, event.SerializeToString()), *odd] if num else odd
 
-            self._enqueue_job(place, parts, run, since)
+            self._enqueue_job(place, histogram_tags(name), parts, run, since)
 
     @unless_comet
     def add_histogram_raw(
@@ -298,7 +297,7 @@ class SummaryWriter(ShardedWriter):
             if rows[0].shape != rows[1].shape or len(rows[0].shape) != 1:
                 raise ValueError("bucket_limits and bucket_counts must be rows of one length")
             encode = functools.partial(_histogram_raw, tag)
-            self._enqueue_summary(place, [*numbers, *rows], encode, global_step, walltime, since)
+            self._enqueue_summary(place, [tag], [*numbers, *rows], encode, global_step, walltime, since)
 
     def add_onnx_graph(self, onnx_model_file: Any = None, *, prototxt: Any = None) -> None:
         """Logs the graph of an ONNX file; ``prototxt`` is torch.utils.tensorboard's name of the argument."""

@@ -15,6 +15,7 @@ import pytest
 import torch
 from cuda_on_cpu.late_torch import FakeCuda, limit_pinned_memory
 from event_files import assert_same_files, histograms, simple_values
+from queue_doubles import until
 
 import fastlog
 import fastlog.summaries.cuda.devices
@@ -92,6 +93,8 @@ def test_the_calling_thread_never_waits(fake_cuda: FakeCuda, tmp_path: Path) -> 
             late.zero_()  # after the call: it must not show
             del late
         assert writer.stats()["cuda"]["in_flight"] == 2 * len(tensors)
+        until(lambda: writer.stats()["written"] == len(tensors))  # what was on the host waits for no device
+        assert simple_values(tmp_path / "late") == {("host", step): step for step in range(len(tensors))}
     for step, tensor in enumerate(tensors):
         expected.add_histogram("values", tensor, step)
         expected.add_histogram("fewer bins", tensor, step, max_bins=20)

@@ -217,16 +217,6 @@ def test_drops_are_said_once_and_counted_in_a_series_and_at_the_end():
     assert points == [(8.0, 1), (9.0, 11)]
 
 
-def test_an_event_over_the_byte_limit_is_dropped_alone():
-    sink = OpenableSink()
-    queue = manual(queue_bytes=100)
-    queue.put(sink, scalar(0), 60)
-    with pytest.warns(FastlogWarning, match="101 bytes is dropped: queue_bytes is 100"):
-        queue.put(sink, scalar(1), 101)
-    assert queue.stats()["dropped"] == {"too_large": 1}
-    assert queue.stats()["bytes"] == 60
-
-
 def test_stats_name_what_the_calling_threads_and_the_worker_spent():
     sink = OpenableSink()
     queue = manual()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from queue_doubles import ManualQueue
 
-from fastlog.events.items import HISTOGRAM, JOB, SCALAR, Item
+from fastlog.events.items import ENCODER, HISTOGRAM, JOB, SCALAR, Item
 from fastlog.events.sinks.memory import MemorySink
 from fastlog.events.sinks.sink import InvalidItems, PartialWrite
 
@@ -27,6 +28,18 @@ mishaps = st.lists(
     | st.tuples(st.just("refuses"), st.sets(st.integers(0, 3), min_size=1)),
     max_size=4,
 )
+
+
+@dataclass
+class Entry:
+    """``runs``: an item needs nothing; a job runs on the worker, or aside, and needs nothing then."""
+
+    number: int
+    sink: int
+    nbytes: int
+    first_to_go: bool
+    tag: str
+    runs: str | None = None
 
 
 class ScriptedSink(MemorySink):
@@ -56,9 +69,7 @@ class QueueAgainstList(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.waiting: list[
-            tuple[int, int, int, bool, bool]
-        ] = []  # number, sink, bytes, first to go, is a job
+        self.waiting: list[Entry] = []
         self.written: list[list[int]] = [[], []]
         self.dropped: Counter[str] = Counter()
         self.accepted = 0
@@ -80,20 +91,23 @@ class QueueAgainstList(RuleBasedStateMachine):
     # ---- the model
 
     def fits(self, nbytes: int) -> bool:
-        return len(self.waiting) < MAX_EVENTS and sum(e[2] for e in self.waiting) + nbytes <= MAX_BYTES
-
-    def model_put(self, entry: tuple[int, int, int, bool, bool]) -> None:
-        nbytes, first_to_go = entry[2:4]
+        if len(self.waiting) == MAX_EVENTS:
+            return False
         if nbytes > MAX_BYTES:
-            self.dropped["too_large"] += 1
-            return
-        while not self.fits(nbytes):
-            softs = [e for e in self.waiting if e[3]]
-            others = [e for e in self.waiting if not e[3]]
+            return all(e.nbytes <= MAX_BYTES for e in self.waiting)
+        return sum(e.nbytes for e in self.waiting if e.nbytes <= MAX_BYTES) + nbytes <= MAX_BYTES
+
+    def model_put(self, entry: Entry) -> None:
+        while not self.fits(entry.nbytes):
+            if entry.nbytes > MAX_BYTES and max(e.nbytes for e in self.waiting) > MAX_BYTES:
+                self.dropped["overflow"] += 1
+                return
+            softs = [e for e in self.waiting if e.first_to_go]
+            others = [e for e in self.waiting if not e.first_to_go]
             if self.overflow == "drop_oldest":
-                victim = (softs or ([] if first_to_go else others) or [None])[0]
+                victim = (softs or ([] if entry.first_to_go else others) or [None])[0]
             else:
-                victim = softs[-1] if softs and not first_to_go else None
+                victim = softs[-1] if softs and not entry.first_to_go else None
             self.dropped["overflow"] += 1
             if victim is None:
                 return
@@ -101,55 +115,87 @@ class QueueAgainstList(RuleBasedStateMachine):
         self.waiting.append(entry)
 
     def model_round(self) -> None:
-        last = self.accepted
-        while self.waiting and self.waiting[0][0] <= last:
-            jobs = [i for i, e in enumerate(self.waiting) if e[4]]
-            n = 1 if jobs and jobs[0] == 0 else jobs[0] if jobs else len(self.waiting)
-            chunk, self.waiting = self.waiting[:n], self.waiting[n:]
-            left = []
-            for sink in dict.fromkeys(e[1] for e in chunk):
-                left += self.model_write(sink, [e for e in chunk if e[1] == sink])
+        over = False
+        while not over:
+            chunk, aside = self.model_chunk()
+            for one in chunk:
+                self.waiting.remove(one)
+                one.runs = None
+            left: list[Entry] = []
+            for sink in dict.fromkeys(e.sink for e in chunk):
+                left += self.model_write(sink, [e for e in chunk if e.sink == sink])
             if left:
-                self.waiting = sorted(left) + self.waiting
+                self.waiting = sorted([*left, *self.waiting], key=lambda e: e.number)
                 return
+            for one in aside:
+                one.runs = None
+            over = not chunk and not aside
 
-    def model_write(self, sink: int, entries: list[Any]) -> list[Any]:
+    def model_chunk(self) -> tuple[list[Entry], list[Entry]]:
+        """What is written next, and the jobs that run aside, behind which all of the same tag waits."""
+        chunk: list[Entry] = []
+        aside: list[Entry] = []
+        claimed = set()
+        for one in self.waiting:
+            if one.runs == "aside" or (one.sink, one.tag) in claimed:
+                claimed.add((one.sink, one.tag))
+                aside += [one] if one.runs == "aside" else []
+                continue
+            if one.runs == "worker" and chunk:
+                break
+            chunk.append(one)
+            if one.runs == "worker":
+                break
+        return chunk, aside
+
+    def model_write(self, sink: int, entries: list[Entry]) -> list[Entry]:
         script = self.scripts[sink]
         while entries:
             mishap = script.pop(0) if script else None
             if mishap == "fails":
                 return entries
             if mishap is not None and mishap[0] == "stops after" and mishap[1] < len(entries):
-                self.written[sink] += [e[0] for e in entries[: mishap[1]]]
+                self.written[sink] += [e.number for e in entries[: mishap[1]]]
                 return entries[mishap[1] :]
             if mishap is not None and mishap[0] == "refuses" and min(mishap[1]) < len(entries):
                 kept = [e for i, e in enumerate(entries) if i not in mishap[1]]
                 self.dropped["invalid"] += len(entries) - len(kept)
                 entries = kept
                 continue
-            self.written[sink] += [e[0] for e in entries]
+            self.written[sink] += [e.number for e in entries]
             return []
         return []
 
     # ---- what happens to both
 
-    @rule(sink=st.integers(0, 1), nbytes=st.integers(0, 60) | st.just(101), first_to_go=st.booleans())
-    def put(self, sink: int, nbytes: int, first_to_go: bool) -> None:
+    @rule(
+        sink=st.integers(0, 1),
+        nbytes=st.integers(0, 60) | st.just(101),
+        first_to_go=st.booleans(),
+        tag=st.sampled_from("abc"),
+    )
+    def put(self, sink: int, nbytes: int, first_to_go: bool, tag: str) -> None:
         number = self.accepted + 1
-        item = (HISTOGRAM if first_to_go else SCALAR, f"tag {number}", b"", number, 0.0)
-        self.put_both((number, sink, nbytes, first_to_go, False), item)
+        item = (HISTOGRAM if first_to_go else SCALAR, tag, b"", number, 0.0)
+        self.put_both(Entry(number, sink, nbytes, first_to_go, tag), item)
 
-    @rule(sink=st.integers(0, 1), nbytes=st.integers(0, 60), first_to_go=st.booleans())
-    def put_job(self, sink: int, nbytes: int, first_to_go: bool) -> None:
+    @rule(
+        sink=st.integers(0, 1),
+        nbytes=st.integers(0, 60),
+        first_to_go=st.booleans(),
+        tag=st.sampled_from("abc"),
+        aside=st.booleans(),
+    )
+    def put_job(self, sink: int, nbytes: int, first_to_go: bool, tag: str, aside: bool) -> None:
         number = self.accepted + 1
-        item = (SCALAR, f"tag {number}", 0.0, number, 0.0)
-        job = (JOB, lambda: [item], nbytes, first_to_go, "a job")
-        self.put_both((number, sink, nbytes, first_to_go, True), job)
+        item = (SCALAR, tag, 0.0, number, 0.0)
+        job = (JOB, lambda: [item], nbytes, first_to_go, "a job", ENCODER if aside else None, [tag])
+        self.put_both(Entry(number, sink, nbytes, first_to_go, tag, "aside" if aside else "worker"), job)
 
-    def put_both(self, entry: tuple[int, int, int, bool, bool], item: Item) -> None:
+    def put_both(self, entry: Entry, item: Item) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self.queue.put(self.sinks[entry[1]], item, entry[2], entry[3])
+            self.queue.put(self.sinks[entry.sink], item, entry.nbytes, entry.first_to_go)
         # Under "block" the model's rounds have run in on_wait by now.
         self.accepted += 1
         self.model_put(entry)
@@ -188,13 +234,18 @@ class QueueAgainstList(RuleBasedStateMachine):
         stats = self.queue.stats()
         assert stats["accepted"] == self.accepted
         assert stats["depth"] == len(self.waiting) <= MAX_EVENTS
-        assert stats["bytes"] == sum(e[2] for e in self.waiting) <= MAX_BYTES
+        assert stats["bytes"] == sum(e.nbytes for e in self.waiting) <= 101 + MAX_BYTES
         assert stats["dropped"] == dict(self.dropped)
         assert [[item[3] for item in sink.items] for sink in self.sinks] == self.written
+        for sink in self.sinks:
+            of_tag = defaultdict(list)
+            for item in sink.items:
+                of_tag[item[1]].append(item[3])
+            assert all(steps == sorted(steps) for steps in of_tag.values())
         assert stats["written"] == sum(map(len, self.written))
         assert stats["accepted"] == stats["written"] + sum(stats["dropped"].values()) + stats["depth"]
         assert stats["max_depth"] <= MAX_EVENTS
-        assert stats["max_bytes"] <= MAX_BYTES
+        assert stats["max_bytes"] <= 101 + MAX_BYTES
 
 
 def run_against_list(overflow: str, examples: int) -> None:

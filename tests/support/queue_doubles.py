@@ -72,6 +72,9 @@ class ManualQueue(AsyncQueue):
         self._set_marks()
         return True
 
+    def _may_start(self, aside: str | None = None) -> bool:
+        return False
+
     def _wait(self, condition: threading.Condition, seconds: float) -> None:
         self.on_wait()
         self._clock.now += 0.1

@@ -32,12 +32,14 @@ COUNTS = [np.arange(5.0) + i for i in range(6)]
 
 
 def events(logdir: Path) -> dict[str, list[dict[str, Any]]]:
-    """The events of each directory, as dicts, in order; those that start a file are left out."""
+    """The events of each directory, as dicts, each tag's in order; those that start a file are left out."""
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(logdir.rglob("events.out.tfevents.*")):
         rows = [MessageToDict(event) for event in LegacyEventFileLoader(str(path)).Load()]
         assert rows[0]["fileVersion"] == "brain.Event:2"
         found.setdefault(str(path.parent.relative_to(logdir)), []).extend(rows[1:])
+    for rows in found.values():
+        rows.sort(key=lambda row: [value.get("tag", "") for value in row.get("summary", {}).get("value", [])])
     return found
 
 
