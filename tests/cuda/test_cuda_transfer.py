@@ -112,6 +112,22 @@ def test_threads_and_streams(cuda_module: ModuleType, seed: int) -> None:
         assert_summaries(packed, tensors)
 
 
+def test_streams_that_are_used_no_more_give_their_memory_back(late_runtime: LateRuntime) -> None:
+    """In stream order: what is still enqueued there keeps it until then."""
+    transfers = transfers_on(late_runtime)
+    tensors = tensors_of(3)
+    late_runtime.device.gate.clear()
+    flights, held = [], []
+    for stream in range(1, 41):
+        late_runtime.use_stream(stream)
+        flights.append(transfers.start(rows_of(tensors)))
+        held.append(transfers.stats()["device_bytes"])
+    late_runtime.device.gate.set()
+    for flight in flights:
+        assert_summaries(read(flight), tensors)
+    assert max(held) == held[-1] <= 16 * held[0]
+
+
 def test_more_tensors_than_a_launch_takes(late_runtime: LateRuntime) -> None:
     transfers = transfers_on(late_runtime, max_tensors=16)
     tensors = tensors_of(4, count=50)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _SMALLEST = 1 << 14
 _LOOK_AGAIN = 0.002  # seconds between looks at the device, for who waits for pinned memory
+_MAX_STREAMS = 16  # that keep their device memory; those used longest ago give it back, in stream order
 _AT_A_TIME = 16  # flights that it finds finished, or not, before it is content
 
 # Pinned memory that a device may still use outlives everything else, even the object that it was taken for.
@@ -45,6 +46,10 @@ class _Workspace:
     table_bytes: int
     scratch: Memory
     scratch_bytes: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.table_bytes + self.scratch_bytes
 
 
 @dataclass
@@ -226,19 +231,20 @@ class Transfers:
             self._ledger.launches += len(launches)
 
     def _workspace(self, stream: int, launch: _cuda.Launch) -> _Workspace:
-        now = self._workspaces.get(stream)
+        now = self._workspaces.pop(stream, None)
         table_bytes, scratch_bytes = _rounded(launch.table_bytes), _rounded(launch.scratch_bytes)
-        if now is not None:
-            if now.table_bytes >= table_bytes and now.scratch_bytes >= scratch_bytes:
-                return now
-            table_bytes = max(table_bytes, now.table_bytes)
-            scratch_bytes = max(scratch_bytes, now.scratch_bytes)
-            self._ledger.device_bytes -= now.table_bytes + now.scratch_bytes
-        allocate = self.runtime.on_device
-        grown = _Workspace(allocate(table_bytes), table_bytes, allocate(scratch_bytes), scratch_bytes)
-        self._ledger.device_bytes += table_bytes + scratch_bytes
-        self._workspaces[stream] = grown
-        return grown
+        if now is None or now.table_bytes < table_bytes or now.scratch_bytes < scratch_bytes:
+            if now is not None:
+                table_bytes = max(table_bytes, now.table_bytes)
+                scratch_bytes = max(scratch_bytes, now.scratch_bytes)
+                self._ledger.device_bytes -= now.nbytes
+            allocate = self.runtime.on_device
+            now = _Workspace(allocate(table_bytes), table_bytes, allocate(scratch_bytes), scratch_bytes)
+            self._ledger.device_bytes += now.nbytes
+        self._workspaces[stream] = now  # the last: used latest
+        if len(self._workspaces) > _MAX_STREAMS:
+            self._ledger.device_bytes -= self._workspaces.pop(next(iter(self._workspaces))).nbytes
+        return now
 
     def _acquire(self, nbytes: int, timeout: float | None) -> _Slot | None:
         nbytes = _rounded(nbytes)
