@@ -330,3 +330,10 @@ def test_a_title_begins_with_a_capital_unless_it_is_a_name() -> None:
     assert shown("4 of 6 tensors", "a") == "4 of 6 tensors"
     assert shown("encoder.layer.3 gets none") == "encoder.layer.3 gets none"
     assert shown("head gets none", "head.weight") == "head gets none"
+
+
+def test_a_scale_has_at_most_six_decades() -> None:
+    wide = np.append(np.full(90, 1e-2), np.full(10, 1e-14))
+    scale = Scale.of(wide, True)
+    assert (scale.low, scale.high) == (pytest.approx(1e-8), pytest.approx(1e-2))
+    assert scale.colours(wide, np.full(100, True)).tolist() == [LEVELS - 1] * 90 + [0] * 10

@@ -51,7 +51,7 @@ class Scale:
 
     @classmethod
     def of(cls, values: npt.NDArray[np.float64], logarithmic: bool) -> Scale:
-        """The scale that shows the values best: one per cent at each end is cut; at most twelve decades."""
+        """The scale that shows the values best: one per cent at each end is cut; at most six decades."""
         finite = values[np.isfinite(values)]
         if not logarithmic:
             return cls(0.0, max(1.0, float(finite.max(initial=0.0))), False)
@@ -59,7 +59,7 @@ class Scale:
         if not len(positive):
             return cls(0.1, 1.0, True)
         low, high = np.percentile(np.log10(positive), (1, 99))
-        low, high = max(float(low), float(high) - 12), float(high)
+        low, high = max(float(low), float(high) - 6), float(high)
         if high - low < 1:  # one decade at least: noise is not to look like change
             low, high = (low + high) / 2 - 0.5, (low + high) / 2 + 0.5
         return cls(10**low, 10**high, True)

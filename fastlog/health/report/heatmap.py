@@ -20,7 +20,7 @@ from fastlog.watching.selection import layer_of
 MOST_ROWS = 320  # tensors; more are shown by layer
 _HEIGHT = 560  # of the rows together, about
 _TOP = 18
-_LABEL = 21  # characters
+_LABEL = 19  # characters
 
 
 def pixels(measure: Measure, steps: Steps, columns: Columns) -> tuple[colours.Indexes, Scale]:

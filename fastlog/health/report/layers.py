@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,28 +57,16 @@ def layer_table(history: History, flagged: Mapping[str, str]) -> Html | None:
     by_layer = {measure.key: measure for measure in measures(history, layers=True)}
     if not by_layer:
         return None
-    names = list(dict.fromkeys(name for measure in by_layer.values() for name in measure.names))
+    tensors = dict.fromkeys(
+        [*history.sizes(), *(name for kind in history.kinds.values() for name in kind.names)]
+    )
+    known = {name for measure in by_layer.values() for name in measure.names}
+    names = [layer for layer in dict.fromkeys(map(layer_of, tensors)) if layer in known]
     shown = [by_layer[key] for key in _SHOWN if key in by_layer] or [next(iter(by_layer.values()))]
-    worst = _worst(history, shown[0].key, flagged)
+    worst = _worst(history, shown[-1].key, flagged)
     sizes: dict[str, int] = {}
     for name, size in history.sizes().items():
         sizes[layer_of(name)] = sizes.get(layer_of(name), 0) + size
-    head = element(
-        "tr",
-        element("th", "Layer", scope="col"),
-        element("th", "Values", scope="col", class_="number"),
-        [
-            [
-                element("th", measure.title, scope="col", class_="measure"),
-                _number_head("early"),
-                _number_head("now"),
-                _number_head("change"),
-            ]
-            for measure in shown
-        ],
-        _number_head("zeros") if "zeros" in by_layer else None,
-        element("th", "Worst tensor", scope="col"),
-    )
     rows = [
         element(
             "tr",
@@ -93,11 +81,28 @@ def layer_table(history: History, flagged: Mapping[str, str]) -> Html | None:
     ]
     return element(
         "div",
-        element("table", element("thead", head), element("tbody", rows), class_="layers"),
+        element(
+            "table",
+            element("thead", _head(shown, "zeros" in by_layer)),
+            element("tbody", rows),
+            class_="layers",
+        ),
         class_="scroll",
         tabindex="0",
         role="region",
         aria_label="Layers",
+    )
+
+
+def _head(shown: Sequence[Measure], zeros: bool) -> Html:
+    numbers = [_number_head(text) for text in ("early", "now", "change")]
+    return element(
+        "tr",
+        element("th", "Layer", scope="col"),
+        _number_head("Values"),
+        [(element("th", measure.title, scope="col", class_="measure"), *numbers) for measure in shown],
+        _number_head("zeros") if zeros else None,
+        element("th", "Worst tensor", scope="col"),
     )
 
 
