@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 from tensorboardX import summary as tbx
-from tensorboardX.utils import figure_to_image
 
 from fastlog.writer.base import WriterBase, unless_comet
-from fastlog.writer.encode import media
+from fastlog.writer.encode import embeddings, media
 from fastlog.writer.encode.snapshots import Snapshot, as_float, as_int, no_value, positive, take
 from fastlog.writer.tags import checked_tag, subdirectory
 
@@ -126,8 +125,7 @@ class MediaWriter(WriterBase):
         name = self._name(tag, "add_figure")
         place = f"add_figure({name!r})"
         with self._guarded(place) as since:
-            media.check_figures(figure)
-            pixels = figure_to_image(figure, close)
+            pixels = media.figure_pixels(figure, close)
             dataformats = "NCHW" if isinstance(figure, list) else "CHW"
             if self._comet_on:
                 self.add_image(tag, pixels, global_step, walltime, dataformats)
@@ -222,8 +220,8 @@ class MediaWriter(WriterBase):
         Args:
             mat: (points, dimensions).
             metadata: a label, or a row of labels, for each point; may be a tensor, or tensors.
-            label_img: (points, channels, size, size) in [0, 1]; all of them in one sprite of at most 8192
-                pixels a side.
+            label_img: (points, channels, height, width), uint8 in [0, 255], else in [0, 1]; all of them in
+                one sprite of at most 8192 pixels a side.
             metadata_header: names of the columns where ``metadata`` has rows.
         """
         tag = checked_tag(tag, "add_embedding")
@@ -233,14 +231,15 @@ class MediaWriter(WriterBase):
             points = take(mat, "mat")
             images = None if label_img is None else take(label_img, "label_img")
             header = None if metadata_header is None else media.listed(metadata_header, "metadata_header")
-            labels = None if metadata is None else media.take_labels(metadata, header)
-            media.check_embedding(points.shape, labels, None if images is None else images.shape)
+            labels = None if metadata is None else embeddings.take_labels(metadata, header)
+            embeddings.check(points.shape, labels, None if images is None else images.shape)
+            encoding = self._encoding(place)
             logdir = str(self._get_file_writer().get_logdir())
             path = subdirectory(logdir, f"{step:05}", self._encode(tag))
 
             def run() -> list[Any]:
                 sprite = None if images is None else images.array()
-                media.write_embedding(logdir, path, tag, step, points.array(), labels, header, sprite)
+                embeddings.write(logdir, path, tag, step, points.array(), labels, header, sprite, encoding)
                 return []
 
             parts = [part for part in (points, labels, images) if isinstance(part, Snapshot)]
@@ -274,9 +273,8 @@ class MediaWriter(WriterBase):
             if weights is not None:
                 parts.append(take(weights, "weights"))
                 media.check_weights(parts[2].shape, parts[0].shape)
-            encode = functools.partial(
-                _pr_curve, tag, positive(as_int(num_thresholds, "num_thresholds"), "num_thresholds")
-            )
+            count = positive(as_int(num_thresholds, "num_thresholds"), "num_thresholds")
+            encode = functools.partial(media.pr_curve, tag, count, self._encoding(place))
             self._enqueue_summary(place, [tag], parts, encode, global_step, walltime, since)
 
     @unless_comet
@@ -365,10 +363,6 @@ class MediaWriter(WriterBase):
         with self._guarded(place) as since:
             part, encode = media.tensor_encoder(tag, tensor, self._as_torch)
             self._enqueue_summary(place, [tag], [part], encode, global_step, walltime, since)
-
-
-def _pr_curve(tag: str, num_thresholds: int, labels: Any, predictions: Any, weights: Any = None) -> Any:
-    return tbx.pr_curve(tag, labels, predictions, num_thresholds, weights)
 
 
 def _pr_curve_raw(tag: str, num_thresholds: int, *counts: Any) -> Any:

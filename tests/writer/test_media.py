@@ -166,6 +166,43 @@ def test_what_interpolation_and_rounding_add_is_cut_silently(method: str, tmp_pa
     log(tmp_path, lambda w: CUT[method][0](w, torch.linspace(-0.05, 1.05, 48).reshape(3, 4, 4)))
 
 
+def test_predictions_that_are_no_probabilities_are_said(tmp_path: Path) -> None:
+    def calls(writer: Any) -> None:
+        writer.add_pr_curve("fine", [0, 1], [0.1, 1.0])
+        for tag in "ab":
+            writer.add_pr_curve(tag, [0, 1], [-3.0, 5.0])
+
+    with pytest.warns(fastlog.FastlogWarning) as said:
+        log(tmp_path, calls)
+    (text,) = [str(warning.message) for warning in said]
+    assert text.startswith("add_pr_curve('a'): predictions has values from -3 to 5") and "logits" in text
+
+
+def test_what_is_transparent_in_a_figure_stands_on_white(tmp_path: Path) -> None:
+    from matplotlib import pyplot
+
+    def figure(background: str) -> Any:
+        figure = pyplot.figure(figsize=(2, 1), facecolor=background)
+        figure.text(0.1, 0.3, "text", fontsize=30, color="black")
+        return figure
+
+    clear, white = figure("none"), figure("white")
+    canvas = clear.canvas
+    found = log(tmp_path, lambda w: (w.add_figure("clear", clear, close=False), w.add_figure("white", white)))
+    assert clear.canvas is canvas and pyplot.get_fignums() == [clear.number]
+    pyplot.close(clear)
+    on_clear, on_white = pixels(found["clear"]).astype(int), pixels(found["white"]).astype(int)
+    assert on_clear.min() < 50 and np.abs(on_clear - on_white).max() <= 2
+
+
+def test_figures_of_different_sizes_are_no_grid(tmp_path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    said = pytest.warns(fastlog.FastlogWarning, match=r"^add_figure\('x'\): .*figure is a list of figures of")
+    with fastlog.SummaryWriter(tmp_path) as writer, said:
+        writer.add_figure("x", [Figure((1, 1)), Figure((1, 2))])
+
+
 def test_pixels_beyond_the_range_do_not_wrap(tmp_path: Path) -> None:
     row = torch.tensor([[-0.05, 0.0, 0.5, 1.0, 1.05]])
     found = log(tmp_path, lambda w: w.add_image("x", row, dataformats="HW"))

@@ -32,7 +32,7 @@ DIFFERENT = {
         "the same of GlobalSummaryWriter"
     ),
     "tests.test_embedding.EmbeddingTest.test_embedding_fail": (
-        "wants an AssertionError in the training loop for images that do not fit; ours warns and goes on"
+        "wants an AssertionError in the training loop for images that are no squares; ours logs them"
     ),
 }
 

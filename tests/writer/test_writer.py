@@ -252,7 +252,7 @@ BAD_VALUES: dict[str, Calls] = {
     "text_string": lambda w: w.add_text("t", "\ud800"),
     "mat": lambda w: w.add_embedding(np.zeros(3)),
     "metadata": lambda w: w.add_embedding(np.eye(2), ["a"]),
-    "label_img": lambda w: w.add_embedding(np.eye(2), label_img=np.zeros((2, 3, 16, 32))),
+    "label_img": lambda w: w.add_embedding(np.eye(2), label_img=np.zeros((2, 5, 16, 32))),
     "label_img too large": lambda w: w.add_embedding(np.eye(2), label_img=np.zeros((2, 1, 5000, 5000), bool)),
     "labels": lambda w: w.add_pr_curve("t", [1, 0], [0.5]),
     "true_positive_counts": lambda w: w.add_pr_curve_raw("t", [1.0, 2.0], *[[1.0]] * 5),

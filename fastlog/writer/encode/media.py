@@ -5,14 +5,12 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
-import os
 import wave
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from tensorboardX import embedding
 from tensorboardX import summary as tbx
 from tensorboardX.proto.plugin_mesh_pb2 import MeshPluginData
 from tensorboardX.proto.summary_pb2 import Summary, SummaryMetadata
@@ -20,7 +18,6 @@ from tensorboardX.proto.tensor_pb2 import TensorProto
 from tensorboardX.proto.tensor_shape_pb2 import TensorShapeProto
 
 from fastlog.writer.encode.snapshots import Snapshot, no_value, take
-from fastlog.writer.tags import encodable
 
 Array = np.ndarray[Any, Any]
 
@@ -102,10 +99,16 @@ def pixels(argument: str, values: Array, encoding: Encoding) -> Array:
 
 
 def _tell_cut(argument: str, values: Array, low: int, remedy: str, encoding: Encoding) -> None:
-    smallest, largest = (float(extreme.reduce(values, axis=None)) for extreme in (np.fmin, np.fmax))
-    if smallest < low - _OVERSHOOT or largest > 1 + _OVERSHOOT:
-        span = f"from {smallest:g} to {largest:g}"
+    span = _beyond(values, low)
+    if span is not None:
         encoding.tell(f"{argument} has values {span}, which are cut to [{low}, 1]; {remedy}")
+
+
+def _beyond(values: Array, low: int) -> str | None:
+    """The span of values that are clearly not all within [low, 1]."""
+    smallest, largest = (float(extreme.reduce(values, axis=None)) for extreme in (np.fmin, np.fmax))
+    beyond = smallest < low - _OVERSHOOT or largest > 1 + _OVERSHOOT
+    return f"from {smallest:g} to {largest:g}" if beyond else None
 
 
 def image(tag: str, dataformats: str, encoding: Encoding, values: Array) -> Any:
@@ -131,6 +134,23 @@ def image_with_boxes(
     return summary
 
 
+def pr_curve(
+    tag: str,
+    num_thresholds: int,
+    encoding: Encoding,
+    labels: Array,
+    predictions: Array,
+    weights: Array | None = None,
+) -> Any:
+    """The ``Summary`` of a precision-recall curve. Predictions outside of [0, 1] are in no count."""
+    expected = {"predictions": "probabilities in [0, 1], not logits", "labels": "0 or 1"}
+    for (argument, remedy), values in zip(expected.items(), (predictions, labels), strict=True):
+        span = _beyond(values, 0) if values.size else None
+        if span is not None:
+            encoding.tell(f"{argument} has values {span}, so that the curve is wrong; pass {remedy}")
+    return tbx.pr_curve(tag, labels, predictions, num_thresholds, weights)
+
+
 def check_weights(shape: tuple[int, ...], labels: tuple[int, ...]) -> None:
     """Raises ValueError unless weights of this shape are one number, or one for each label."""
     try:
@@ -141,13 +161,41 @@ def check_weights(shape: tuple[int, ...], labels: tuple[int, ...]) -> None:
         raise ValueError(f"weights have shape {shape}, labels {labels}; pass a number, or one for each label")
 
 
-def check_figures(figure: Any) -> None:
-    """Raises TypeError, or ValueError for None, unless this is a matplotlib figure or a list of them."""
+def figure_pixels(figure: Any, close: bool) -> Array:
+    """A matplotlib figure as (3, height, width) pixels, or a list of them with one dimension more. What is
+    transparent stands on white.
+
+    Raises:
+        TypeError: neither a figure nor a list of figures.
+        ValueError: None, or figures of different sizes.
+    """
     if figure is None:
         raise no_value("figure")
-    for each in figure if isinstance(figure, list) else [figure]:
+    figures = figure if isinstance(figure, list) else [figure]
+    for each in figures:
         if not hasattr(each, "savefig"):
             raise TypeError(f"figure must be a matplotlib figure or a list, not {type(each).__name__}")
+    drawn = [_draw(each, close) for each in figures]
+    if len({pixels.shape for pixels in drawn}) != 1:
+        raise ValueError("figure is a list of figures of different sizes, or of none")
+    return np.stack(drawn) if isinstance(figure, list) else drawn[0]
+
+
+def _draw(figure: Any, close: bool) -> Array:
+    from matplotlib import pyplot
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    shown_on = figure.canvas
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()
+    rgba = np.array(canvas.buffer_rgba())
+    figure.set_canvas(shown_on)
+    if close:
+        pyplot.close(figure)
+    rgb, opacity = rgba[..., :3], rgba[..., 3:] / 255
+    if opacity.min() < 1:
+        rgb = np.rint(rgb * opacity + 255 * (1 - opacity)).astype(np.uint8)
+    return np.moveaxis(rgb, 2, 0)
 
 
 def listed(values: Any, argument: str) -> list[Any]:
@@ -248,73 +296,6 @@ def json_copy(config: Any) -> Any:
         raise TypeError(f"config_dict: {error}") from error
 
 
-def take_labels(metadata: Any, header: Sequence[str] | None) -> list[Any] | Snapshot:
-    """The labels of points: as strings, a list for each point where there is a header. A tensor, or a list of
-    tensors, is not looked at yet."""
-    tensors = metadata if isinstance(metadata, (list, tuple)) and metadata else [metadata]
-    if all(isinstance(value, torch.Tensor) for value in tensors):
-        return take(metadata, "metadata")
-    return _label_strings(metadata, header)
-
-
-def _label_strings(metadata: Any, header: Sequence[str] | None) -> list[Any]:
-    # line breaks would shift all labels behind them
-    if not header:
-        return [_one_line(label) for label in listed(metadata, "metadata")]
-    rows = [[_one_line(label) for label in listed(row, "metadata")] for row in listed(metadata, "metadata")]
-    if any(len(row) != len(header) for row in rows):
-        raise ValueError(f"metadata has rows of other lengths than metadata_header, which has {len(header)}")
-    return rows
-
-
-def check_embedding(
-    shape: Sequence[int], labels: list[Any] | Snapshot | None, images: Sequence[int] | None
-) -> None:
-    """Raises ValueError unless the points, their labels and their images fit each other and a sprite."""
-    if len(shape) != 2:
-        raise ValueError(f"mat has shape {tuple(shape)}; expected (points, dimensions)")
-    if labels is not None:
-        labelled = labels.shape[:1] if isinstance(labels, Snapshot) else (len(labels),)
-        if labelled != (shape[0],):
-            raise ValueError(f"metadata has {sum(labelled)} labels for {shape[0]} points")
-    if images is None:
-        return
-    if len(images) != 4 or images[0] != shape[0] or images[2] != images[3] or 0 in images:
-        raise ValueError(f"label_img has shape {tuple(images)}; expected ({shape[0]}, channels, size, size)")
-    side = int(np.ceil(np.sqrt(images[0]))) * images[3]
-    if side > embedding.TB_MAX_SPRITE_SIZE:
-        raise ValueError(
-            f"label_img makes a sprite of {side} pixels a side; {embedding.TB_MAX_SPRITE_SIZE} fit"
-        )
-
-
-def write_embedding(
-    logdir: str,
-    path: str,
-    tag: str,
-    step: int,
-    points: Array,
-    labels: list[Any] | Snapshot | None,
-    header: list[str] | None,
-    images: Array | None,
-) -> None:
-    """Writes the projector's files to ``path``, which is below ``logdir``, and adds them to its
-    configuration."""
-    if isinstance(labels, Snapshot):
-        labels = _label_strings(torch.from_numpy(labels.array()), header)
-    os.makedirs(path, exist_ok=True)
-    if labels is not None:
-        embedding.make_tsv(labels, path, metadata_header=header)
-    if images is not None:
-        embedding.make_sprite(images, path)
-    tensors = os.path.join(path, "tensors.tsv")
-    with open(tensors, "w") as file:
-        file.writelines("\t".join(map(str, row.tolist())) + "\n" for row in points)
-    embedding.maybe_upload_file(tensors)
-    below = os.path.relpath(path, logdir).replace(os.sep, "/")
-    embedding.append_pbtxt(labels, images, logdir, _quotable(below), step, _quotable(tag))
-
-
 def use_tensor(value: Any, number: float, double_precision: bool) -> None:
     """Makes a ``Summary.Value`` hold ``number`` in torch.utils.tensorboard's new style, as a tensor."""
     value.metadata.plugin_data.plugin_name = "scalars"
@@ -353,11 +334,3 @@ def tensor_encoder(tag: str, tensor: Any, as_torch: bool) -> tuple[Snapshot, Cal
         return Summary(value=[Summary.Value(tag=tag, metadata=metadata, tensor=proto)])
 
     return take(values if bits is None else values.view(bits), "tensor"), encode
-
-
-def _one_line(label: Any) -> str:
-    return encodable(str(label).replace("\r", " ").replace("\n", " "))
-
-
-def _quotable(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)[1:-1]
