@@ -10,7 +10,7 @@ import sys
 from importlib import metadata
 
 
-def _version(distribution: str) -> str:
+def _version_of(distribution: str) -> str:
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
@@ -58,14 +58,14 @@ def info() -> str:
     from fastlog.common.native import core
 
     facts = {
-        "fastlog": _version("torch-fastlog"),
+        "fastlog": _version_of("torch-fastlog"),
         "python": f"{platform.python_version()} on {platform.platform()}",
         "CPU paths": f"{', '.join(core.cpu_paths())} (chosen: {core.cpu_path()}; FASTLOG_CPU_ISA forces one)",
         **_cuda(),
-        "torch": _version("torch"),
-        "tensorboardX": _version("tensorboardX"),
-        "numpy": _version("numpy"),
-        "crc32c": f"{_version('crc32c')}, {_crc32c()}",
+        "torch": _version_of("torch"),
+        "tensorboardX": _version_of("tensorboardX"),
+        "numpy": _version_of("numpy"),
+        "crc32c": f"{_version_of('crc32c')}, {_crc32c()}",
     }
     width = max(map(len, facts))
     return "\n".join(f"{name:<{width}}  {fact}" for name, fact in facts.items())

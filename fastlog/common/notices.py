@@ -9,6 +9,9 @@ from collections import deque
 from typing import Literal
 
 _LONGEST = 500  # characters of an error: some libraries put all that they were given into theirs
+# Packages that call us on the user's behalf, from hooks, callbacks and `with` blocks.
+_FRAMEWORKS = frozenset({"transformers", "trl", "accelerate", "lightning", "pytorch_lightning"})
+_BETWEEN = frozenset({"fastlog", "tensorboardX", "torch", "contextlib"}) | _FRAMEWORKS
 
 
 class FastlogWarning(UserWarning):
@@ -86,10 +89,12 @@ def _in_background() -> bool:
 
 
 def _level_outside() -> int:
-    """The ``stacklevel`` for the caller that leads to the first frame outside this package."""
-    level = 1
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "fastlog":
-        frame = frame.f_back
-        level += 1
-    return level
+    """The ``stacklevel`` for the caller that leads to the user's line: the first frame outside of what may
+    stand between that line and us; where there is none, outside of this package."""
+    names, frame = [], sys._getframe(1)
+    while frame is not None:
+        names.append(frame.f_globals.get("__name__", "").partition(".")[0])
+        frame = frame.f_back  # type: ignore[assignment]
+    of_user = (level for level, name in enumerate(names, 1) if name not in _BETWEEN)
+    outside = (level for level, name in enumerate(names, 1) if name != "fastlog")
+    return next(of_user, next(outside, len(names)))

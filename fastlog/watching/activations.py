@@ -1,32 +1,38 @@
-"""What modules put out, and its gradients: seen by hooks that live for one step."""
+"""What modules put out, and its gradients."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import weakref
+from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
-from fastlog.watching import selection
+from fastlog.distributed.parts import Record
+from fastlog.watching import selection, tap
+from fastlog.watching.reading import Reading
+from fastlog.watching.recorder import Recorder
 from fastlog.watching.series import ACTIVATION_GRADIENTS, ACTIVATIONS
-
-See = Callable[[str, str, torch.Tensor], None]
 
 
 class Taps:
-    """Forward hooks on the chosen modules, from ``arm`` to ``disarm``.
+    """Sees the outputs of the chosen modules, from ``arm`` to ``disarm``.
 
     Where a module runs several times in between (gradient accumulation, shared modules), each time counts.
-    Forward passes of evaluation (neither training mode nor gradients) and the recomputation of checkpointed
-    layers do not.
+    Forward passes of evaluation (neither training mode nor gradients), those that only trace a model or ask
+    for shapes, and the recomputation of checkpointed layers do not.
 
     Args:
         model: whose modules; looked up at each ``arm``.
         names, chosen: see ``selection.modules``.
         kinds: ``ACTIVATIONS``, ``ACTIVATION_GRADIENTS`` or both.
-        see: gets kind, module name and tensor, which does not outlive the call.
+        recorder: summarises what is seen.
+
+    Attributes:
+        seen: the summaries since ``arm``.
     """
 
     def __init__(
@@ -35,75 +41,88 @@ class Taps:
         names: selection.Names,
         chosen: selection.Names | None,
         kinds: frozenset[str],
-        see: See,
+        recorder: Recorder,
     ) -> None:
-        self._model = model
-        self._names = names
-        self._chosen = chosen
+        self.seen: list[Record] = []
+        self._choose = partial(selection.modules, model, names, chosen)
         self._kinds = kinds
-        self._see = see
-        self._handles: list[RemovableHandle] = []
+        self._recorder = recorder
+        self._tapped: list[nn.Module] = []
         self._called = False
 
     @property
     def idle(self) -> bool:
-        """Whether there are hooks, none of which has been called."""
-        return bool(self._handles) and not self._called
+        """Whether it looks at modules, none of which has run."""
+        return bool(self._tapped) and not self._called
 
     def arm(self) -> None:
-        """Puts the hooks in place, unless they are."""
-        if not self._handles:
-            for name, module in selection.modules(self._model, self._names, self._chosen):
-                self._handles.append(module.register_forward_hook(_Tap(name, self._kinds, self._pass_on)))
+        """Begins to look, unless it does."""
+        if not self._tapped:
+            for name, module in self._choose():
+                tap.listen(module, self, name)
+                self._tapped.append(module)
 
     def disarm(self) -> None:
-        """Takes the hooks away; graphs that are still alive are not listened to any more."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        """Looks no more; graphs that are still alive are not listened to."""
+        for module in self._tapped:
+            tap.leave(module, self)
+        self._tapped.clear()
+        self.seen = []
         self._called = False
 
-    def _pass_on(self, kind: str, name: str, tensor: torch.Tensor) -> None:
-        if self._handles:
-            self._called = True
-            self._see(kind, name, tensor)
+    def see(self, module: nn.Module, name: str, output: Any) -> None:
+        """A module has run."""
+        with self._recorder.guarded():
+            if self._tapped and (module.training or torch.is_grad_enabled()):
+                self._look(name, output)
 
+    def see_gradient(self, name: str, gradient: torch.Tensor) -> None:
+        """The backward pass has come to a module's output."""
+        with self._recorder.guarded():
+            if self._tapped:
+                self._summarise(ACTIVATION_GRADIENTS, name, gradient)
 
-class _Tap:
-    """The forward hook of one module. A module that is copied or pickled takes an idle one with it."""
-
-    def __init__(self, name: str, kinds: frozenset[str], see: See) -> None:
-        self._name = name
-        self._kinds = kinds
-        self._see = see
-
-    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
-        if torch.compiler.is_compiling():  # it would break the graph, at every step
-            return
+    def _look(self, name: str, output: Any) -> None:
         tensor = _first_tensor(output)
-        if tensor is None or not (module.training or torch.is_grad_enabled()):
+        if tensor is not None and (tensor.is_meta or type(tensor).__name__ == "FakeTensor"):
             return
-        recomputed = torch._C._current_graph_task_id() != -1  # inside of backward: a checkpointed layer
-        if ACTIVATIONS in self._kinds and not recomputed:
-            self._see(ACTIVATIONS, self._name, tensor)
-        if ACTIVATION_GRADIENTS in self._kinds and tensor.requires_grad:
-            tensor.register_hook(self._on_gradient)  # type: ignore[no-untyped-call]
+        self._called = True
+        if tensor is None:
+            kind = type(output).__name__
+            self._leave_out("output", f"{name}: its output, a {kind}, has no floating-point tensor")
+        elif torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+            self._leave_out("functorch", f"{name}: it runs in a transform of torch.func (vmap, grad, jvp)")
+        else:
+            recomputed = torch._C._current_graph_task_id() != -1  # inside of backward: a checkpointed layer
+            if ACTIVATIONS in self._kinds and not recomputed:
+                self._summarise(ACTIVATIONS, name, tensor)
+            if ACTIVATION_GRADIENTS in self._kinds and tensor.requires_grad:
+                hook = partial(_pass_gradient, weakref.ref(self), name)
+                tensor.register_hook(hook)  # type: ignore[no-untyped-call]
 
-    def _on_gradient(self, gradient: torch.Tensor) -> None:
-        self._see(ACTIVATION_GRADIENTS, self._name, gradient)
+    def _summarise(self, kind: str, name: str, tensor: torch.Tensor) -> None:
+        self.seen += self._recorder.records([Reading(kind, name, tensor)])
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Tap, (self._name, frozenset(), _ignore)
-
-
-def _ignore(kind: str, name: str, tensor: torch.Tensor) -> None:
-    pass
+    def _leave_out(self, topic: str, why: str) -> None:
+        self._recorder.voice.say(topic, f"activations are left out, as of {why}")
 
 
-def _first_tensor(output: Any) -> torch.Tensor | None:
+def _pass_gradient(taps: weakref.ref[Taps], name: str, gradient: torch.Tensor) -> None:
+    if (listener := taps()) is not None:
+        listener.see_gradient(name, gradient)
+
+
+def _first_tensor(output: Any, depth: int = 8) -> torch.Tensor | None:
+    """The first floating-point tensor in an output of whatever form."""
     if isinstance(output, torch.Tensor):
         return output if output.is_floating_point() else None
-    if isinstance(output, dict):
-        output = tuple(output.values())
-    parts = output if isinstance(output, (tuple, list)) else ()
-    return next((found for part in parts if (found := _first_tensor(part)) is not None), None)
+    parts: Iterable[Any] = ()
+    if isinstance(output, Mapping):
+        parts = output.values()
+    elif isinstance(output, (tuple, list)):
+        parts = output
+    elif dataclasses.is_dataclass(output):
+        parts = [getattr(output, field.name, None) for field in dataclasses.fields(output)]
+    if depth == 0:
+        return None
+    return next((found for part in parts if (found := _first_tensor(part, depth - 1)) is not None), None)

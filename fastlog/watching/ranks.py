@@ -12,7 +12,7 @@ from torch import nn
 from fastlog.distributed import shards
 from fastlog.distributed.merger import Contribution, Merger, Numbers
 from fastlog.distributed.parts import Merged, Record
-from fastlog.watching.reading import Reading
+from fastlog.watching.reading import Reading, Report
 from fastlog.watching.series import ACTIVATION_GRADIENTS, ACTIVATIONS
 from fastlog.writer import SummaryWriter
 
@@ -52,13 +52,22 @@ def logs_nothing(model: nn.Module, merged: tuple[int, ...]) -> bool:
 
 
 def together(
-    model: nn.Module, writer: SummaryWriter, merged: tuple[int, ...], timeout: float, check_replicas: bool
+    model: nn.Module,
+    writer: SummaryWriter,
+    merged: tuple[int, ...],
+    timeout: float,
+    check_replicas: bool,
+    prefix: str = "",
 ) -> Ranks | None:
-    """How a model's tensors are counted and logged; None for a model that is on this rank alone."""
+    """How a model's tensors are counted and logged; None for a model that is on this rank alone.
+
+    Args:
+        prefix: of the tags; the same on all ranks.
+    """
     if not merged and not shards.ranks_of(model):
         return None
     merger = writer._merge_over(merged, object(), timeout) if len(merged) > 1 else None
-    return Ranks(model, writer, merger, check_replicas)
+    return Ranks(model, writer, merger, check_replicas, prefix)
 
 
 def over_ranks(by_rank: dict[int, Numbers]) -> dict[str, float]:
@@ -83,12 +92,19 @@ class Ranks:
     Args:
         model: the watched one.
         merger: None: each rank logs what it counts.
+        prefix: tells the models apart whose ranks log together.
         check_replicas: replicas bring what they hold, too, to be compared.
     """
 
     def __init__(
-        self, model: nn.Module, writer: SummaryWriter, merger: Merger | None, check_replicas: bool
+        self,
+        model: nn.Module,
+        writer: SummaryWriter,
+        merger: Merger | None,
+        check_replicas: bool,
+        prefix: str = "",
     ) -> None:
+        self._key = f"fastlog.watch {prefix}".strip()
         self._writer = writer
         self._merger = merger
         self._all_replicas = check_replicas and merger is not None
@@ -98,22 +114,22 @@ class Ranks:
         )
         self._numbers: dict[str, float] = {}
 
-    def own(self, readings: Iterable[Reading]) -> list[Reading]:
+    def own(self, readings: Iterable[Reading], report: Report) -> list[Reading]:
         """What this rank counts of the tensors. The first rank names those of which it counts nothing, too:
-        it gives the order. What cannot be counted is told as a bad value.
+        it gives the order. What cannot be counted is reported.
         """
         own = []
         for reading in readings:
             try:
                 own.append(self._own(reading))
-            except TypeError as error:
-                self._writer._bad_values.report(f"{reading.kind}/{reading.name}", error)
+            except Exception as error:
+                report(reading.place, error)
         names_all = self._merger is not None and self._merger.is_first
         return [reading for reading in own if names_all or reading.tensor.numel()]
 
     def _own(self, reading: Reading) -> Reading:
         kind, name, tensor = reading[:3]
-        place = f"{kind}/{name}"
+        place = reading.place
         of_module = kind in (ACTIVATIONS, ACTIVATION_GRADIENTS)
         if shards.is_dtensor(tensor):
             whole = 0 if of_module else tensor.numel()  # seen several times, perhaps, and of uneven batches
@@ -141,7 +157,7 @@ class Ranks:
         numbers, self._numbers = self._numbers, {}
         merger.submit(
             Contribution(
-                "fastlog.watch",
+                self._key,
                 step,
                 records,
                 deliver=lambda merged, by_rank: put(merged, writer, over_ranks(by_rank)),

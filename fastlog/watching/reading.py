@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from fastlog.distributed.parts import Record
 from fastlog.summaries.tensors import is_packed
 from fastlog.watching.series import GRADIENTS, UPDATES, WEIGHTS
 
 Named = Sequence[tuple[str, nn.Parameter]]
+Report = Callable[[str, Exception], None]
+"""Takes note of what cannot be read: where it belongs, and why."""
+
+# State that torch's optimizers keep as a tensor without dimensions: of the step, not of a parameter's values.
+_OF_STEPS = frozenset({"step", "mu_product", "eta", "mu"})
 
 
 class Reading(NamedTuple):
@@ -23,6 +31,25 @@ class Reading(NamedTuple):
     tensor: torch.Tensor
     part: int = 0
     whole: int = 0
+
+    @property
+    def place(self) -> str:
+        """How errors call it."""
+        return f"{self.kind}/{self.name}"
+
+
+@dataclass
+class Moment:
+    """One logged step in the making."""
+
+    step: int
+    params: Named
+    records: list[Record] = field(default_factory=list)
+    has_gradients: bool = False  # by an explicit call: the optimizer's step does not read them again
+    found_gradients: bool = False
+    is_scaled: bool = False  # its gradients may hold Inf, which a GradScaler finds
+    read_for: set[Optimizer] = field(default_factory=set)
+    noted: list[Any] = field(default_factory=list)  # by each observer
 
 
 def weights(params: Named) -> list[Reading]:
@@ -45,11 +72,13 @@ def optimizer_state(params: Named, optimizers: Iterable[Optimizer]) -> tuple[lis
     readings, left_out = [], []
     for optimizer in optimizers:
         for name, param in params:
-            state = {k: v for k, v in optimizer.state.get(param, {}).items() if _is_array(v)}
-            if all(value.is_floating_point() and not is_packed(value) for value in state.values()):
-                readings += [Reading(str(key), name, value) for key, value in state.items()]
-            else:
+            state = optimizer.state.get(param)
+            state = state if isinstance(state, dict) else {}
+            found = {key: value for key, value in state.items() if _is_of_values(key, value, param)}
+            if any(_is_code(value) for value in found.values()):
                 left_out.append(name)
+            else:
+                readings += [Reading(str(key), name, value) for key, value in found.items()]
     return sorted(readings, key=lambda reading: reading.kind), left_out
 
 
@@ -60,7 +89,10 @@ def steps_taken(optimizers: Iterable[Optimizer]) -> int:
     for optimizer in optimizers:
         for state in optimizer.state.values():
             if isinstance(state, dict) and "step" in state:
-                return int(state["step"])
+                try:
+                    return int(state["step"])
+                except (TypeError, ValueError, OverflowError, RuntimeError):  # of several values, say
+                    return 0
     return 0
 
 
@@ -80,32 +112,61 @@ class Snapshots:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._first = 0
-        self._taken: list[tuple[str, nn.Parameter, torch.Tensor]] = []
+        self._taken: list[tuple[str, nn.Parameter, torch.Tensor | None]] = []
 
-    def take(self, params: Named) -> None:
+    def take(self, params: Named, report: Report) -> None:
         """Copies the weights: in their own dtype, in float32 where that is wider."""
         self.drop()
+        params = [(name, param) for name, param in params if not is_packed(param)]
         left = self._max_bytes
         start = self._first % max(len(params), 1)
         for name, param in [*params[start:], *params[:start]]:
-            dtype = torch.promote_types(param.dtype, torch.float32)
+            dtype = _wide(param.dtype)
             left -= param.numel() * dtype.itemsize
             if left < 0 and self._taken:
                 break
-            self._taken.append((name, param, param.detach().to(dtype, copy=True)))
+            copied = _made(UPDATES, name, partial(param.detach().to, dtype, copy=True), report)
+            self._taken.append((name, param, copied and copied.tensor))
         self._first = start + len(self._taken)
 
-    def updates(self) -> list[Reading]:
+    def updates(self, report: Report) -> list[Reading]:
         """Weight now minus weight then, in the order of the model; the copies turn into them."""
+
+        def minus(param: torch.Tensor, then: torch.Tensor) -> torch.Tensor:
+            return then.neg_().add_(param.detach().to(then.dtype))
+
+        taken = ((name, partial(minus, param, then)) for name, param, then in self._taken if then is not None)
         with torch.no_grad():
-            for _, param, then in self._taken:
-                then.neg_().add_(param)
-        return [Reading(UPDATES, name, then) for name, _, then in self._taken]
+            return [reading for name, make in taken if (reading := _made(UPDATES, name, make, report))]
 
     def drop(self) -> None:
         """Gives the memory back."""
         self._taken = []
 
 
-def _is_array(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.dim() > 0
+def _made(kind: str, name: str, make: Callable[[], torch.Tensor], report: Report) -> Reading | None:
+    """What ``make`` gives, to be summarised; what it raises is reported, and costs this tensor alone."""
+    try:
+        return Reading(kind, name, make())
+    except Exception as error:
+        report(f"{kind}/{name}", error)
+        return None
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """A dtype in which differences of the values are exact to one rounding."""
+    narrow_float = dtype.is_floating_point and dtype.itemsize == 1  # which torch does not promote
+    return torch.float32 if narrow_float else torch.promote_types(dtype, torch.float32)
+
+
+def _is_of_values(key: Any, state: Any, param: torch.Tensor) -> bool:
+    """Whether the state has numbers for the parameter's values. What has none or one is of the whole step,
+    but for parameters of one value.
+    """
+    if not isinstance(state, torch.Tensor):
+        return False
+    return state.dim() > 0 or (param.dim() == 0 and key not in _OF_STEPS)
+
+
+def _is_code(state: torch.Tensor) -> bool:
+    return is_packed(state) or not (state.is_floating_point() or state.is_complex())

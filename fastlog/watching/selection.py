@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+import torch
 from torch import nn
+
+from fastlog.watching.tap import is_compiled
 
 # What wrappers put into the names of the modules inside them.
 _WRAPPERS = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?:\.|$)")
@@ -15,7 +18,7 @@ class Names:
     """Names that match any ``include`` (all without one) and no ``exclude``; regular expressions, searched.
 
     Raises:
-        ValueError: no regular expression.
+        TypeError, ValueError: no regular expression.
     """
 
     def __init__(self, include: str | Iterable[str] | None, exclude: str | Iterable[str] | None) -> None:
@@ -43,11 +46,15 @@ def compiled(model: nn.Module) -> set[nn.Module]:
     """The modules that ``torch.compile`` has been at, with all inside of them. Hooks do not belong there: a
     change of them compiles anew.
     """
+    return {part for module in model.modules() if is_compiled(module) for part in module.modules()}
+
+
+def scripted(model: nn.Module) -> dict[nn.Module, str]:
+    """The modules of TorchScript, with all inside of them, and their names. They take no hooks."""
     return {
-        part
-        for module in model.modules()
-        if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
-        for part in module.modules()
+        module: _plain(name)
+        for name, module in unwrap(model).named_modules()
+        if isinstance(module, torch.jit.ScriptModule)
     }
 
 
@@ -63,9 +70,9 @@ def parameters(model: nn.Module, names: Names) -> list[tuple[str, nn.Parameter]]
 
 def modules(model: nn.Module, names: Names, chosen: Names | None) -> list[tuple[str, nn.Module]]:
     """The modules that ``names`` and ``chosen`` let through; without ``chosen``, those without children. None
-    of those that are compiled.
+    of those that are compiled or scripted.
     """
-    hidden = compiled(model)
+    hidden = compiled(model) | scripted(model).keys()
     model = unwrap(model)
     adapted = _adapter_prefix(model)
     found = ((_plain(name).removeprefix(adapted), module) for name, module in model.named_modules())
@@ -104,6 +111,8 @@ def _plain(name: str) -> str:
 
 
 def _compiled(argument: str, patterns: str | Iterable[str]) -> list[re.Pattern[str]]:
+    if not isinstance(patterns, (str, Iterable)):
+        raise TypeError(f"{argument} must be regular expressions, not {patterns!r}")
     try:
         return [re.compile(pattern) for pattern in ([patterns] if isinstance(patterns, str) else patterns)]
     except re.error as error:

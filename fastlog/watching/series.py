@@ -66,18 +66,22 @@ class Shape:
         top_k: only so many tensors of a kind get series of their own: first those with NaN or Inf, then those
             with the largest norms.
         hidden: kinds that are there for others' sake (the weights, for the ratio of the updates).
+        prefix: what all tags begin with: nothing, or a name and a slash.
     """
 
     histograms: bool
     scalars: tuple[str, ...]
     tensor_scalars: tuple[str, ...]
-    group: Callable[[str], str] | None = layer_of
+    group: Callable[[str], str | None] | None = layer_of
     top_k: int | None = None
     hidden: frozenset[str] = frozenset()
+    prefix: str = ""
 
 
 def tags(records: Sequence[Record], shape: Shape) -> set[str]:
-    """What the tags of ``items`` begin with; those of observers with "fastlog/"."""
+    """What the tags of ``items`` begin with; those of observers with "fastlog/", whatever the prefix."""
+    if shape.prefix:
+        return {"fastlog/", clean_tag(shape.prefix.partition("/")[0]) + "/"}
     kinds = {record.kind for record in records}
     stats = {*shape.scalars, *shape.tensor_scalars}
     scalars = [f"{_SINGULAR.get(kind, kind)}_{stat}" for kind in kinds for stat in stats]
@@ -91,9 +95,11 @@ def items(
     wall_time: float,
     shape: Shape,
     observers: Sequence[Observe] = (),
+    tell: Callable[[str, str], object] = lambda kind, text: None,
 ) -> list[Item]:
     """Events of all records, of the scalars ``extra`` by tag, and of the observers. A record's kind is one of
-    ``LOGGABLE``, or the key of an optimizer's state; those of the same kind and name are merged.
+    ``LOGGABLE``, or the key of an optimizer's state; those of the same kind and name are merged. Where a kind
+    has NaN or Inf ``tell`` gets kind and text.
     """
     scalars = dict(extra)
     made: list[Item] = []
@@ -114,17 +120,20 @@ def items(
         shown = _stand_out(heads, shape.top_k)
         shown_names = [names[i] for i in shown]
         if shape.histograms:
-            made += [(HISTOGRAM, clean_tag(f"{kind}/{names[i]}"), packed[i], step, wall_time) for i in shown]
+            tags = [clean_tag(f"{shape.prefix}{kind}/{name}") for name in shown_names]
+            made += [(HISTOGRAM, tags[n], packed[i], step, wall_time) for n, i in enumerate(shown)]
         title = _SINGULAR.get(kind, kind)
         scalars |= _scalars(title, shown_names, heads[shown], shape.tensor_scalars)
         scalars |= _scalars(title, wider_names, wider, shape.scalars)
         if kind == UPDATES:
             scalars |= _update_ratios(shown_names + wider_names, heads_of)
         if text := _trouble(kind, names, heads):
-            made.append((RAW, _text_event(text, step, wall_time)))
+            made.append((RAW, _text_event(f"{shape.prefix}fastlog/nonfinite", text, step, wall_time)))
+            tell(kind, f"step {step}: {text} (said once; see grad_nan/…, and the text fastlog/nonfinite)")
     for observe in observers:
         made += observe(kinds)
-    return made + [(SCALAR, clean_tag(tag), value, step, wall_time) for tag, value in scalars.items()]
+    tagged = ((clean_tag(shape.prefix + tag), value) for tag, value in scalars.items())
+    return made + [(SCALAR, tag, value, step, wall_time) for tag, value in tagged]
 
 
 def _by_kind(records: Sequence[Record]) -> dict[str, dict[str, bytes]]:
@@ -150,11 +159,13 @@ def _stand_out(heads: Heads, top_k: int | None) -> list[int]:
     return sorted(order[:top_k].tolist())
 
 
-def _wider(names: list[str], heads: Heads, group: Callable[[str], str] | None) -> tuple[list[str], Heads]:
+def _wider(
+    names: list[str], heads: Heads, group: Callable[[str], str | None] | None
+) -> tuple[list[str], Heads]:
     """Heads of the layers and, last, of the whole model."""
     layers = [group(name) for name in names] if group else []
     # A layer that is a single tensor by name would share that tensor's tags.
-    layer_names = sorted(set(layers) - set(names), key=layers.index)
+    layer_names = list(dict.fromkeys(layer for layer in layers if layer is not None and layer not in names))
     place = {layer: i for i, layer in enumerate(layer_names)}
     grouped = [(place[layer], i) for i, layer in enumerate(layers) if layer in place]
     into = [to for to, _ in grouped] + [len(place)] * len(names)
@@ -196,6 +207,6 @@ def _trouble(kind: str, names: list[str], heads: Heads) -> str | None:
     )
 
 
-def _text_event(text: str, step: int | None, wall_time: float) -> bytes:
-    event = Event(step=step, wall_time=wall_time, summary=tbx.text("fastlog/nonfinite", text))
+def _text_event(tag: str, text: str, step: int | None, wall_time: float) -> bytes:
+    event = Event(step=step, wall_time=wall_time, summary=tbx.text(clean_tag(tag), text))
     return bytes(event.SerializeToString())

@@ -22,12 +22,17 @@ class BadValues(Relay):
         super().__init__(on_error)
         self.count = 0
 
-    def report(self, place: str, error: Exception) -> None:
-        """Counts a value that cannot be logged. Raises ``error`` under "raise", else warns once per place."""
-        self.count += 1
+    def report(self, place: str, error: Exception, values: int = 1, cause: str | None = None) -> None:
+        """Counts values that cannot be logged. Raises ``error`` under "raise", else warns once per cause.
+
+        Args:
+            values: how many.
+            cause: None: the place.
+        """
+        self.count += values
         if self._on_error == "raise":
             raise at_place(place, error)
-        self.tell(place, f"{place}: nothing is logged: {type(error).__name__}: {error} (said once)")
+        self.tell(cause or place, f"{place}: nothing is logged: {type(error).__name__}: {error} (said once)")
         self.warn()
 
 

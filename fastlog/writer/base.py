@@ -30,7 +30,16 @@ P = ParamSpec("P")
 
 _COMET_OFF = {"disabled": True}
 # What belongs to this process or to the files that it has open.
-_UNPICKLED = ("file_writer", "all_writers", "_bad_values", "_comet_logger", "_lock", "_queue", "_sink")
+_UNPICKLED = (
+    "file_writer",
+    "all_writers",
+    "_bad_values",
+    "_closing",
+    "_comet_logger",
+    "_lock",
+    "_queue",
+    "_sink",
+)
 
 _live: weakref.WeakSet[WriterBase] = weakref.WeakSet()
 
@@ -136,6 +145,8 @@ class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
         self._queue: AsyncQueue | None = None
         self._sink: Sink | None = None
         self._comet_logger = None
+        self._closing: dict[object, Callable[[], object]] = {}
+        self._is_closed = False
         self.file_writer: FileWriter | NullFileWriter | None = None
         self.all_writers: dict[str, FileWriter | NullFileWriter] | None = None
         _live.add(self)
@@ -172,6 +183,7 @@ class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
             timeout: seconds; what the disk does not take in time is dropped, counted and warned about.
         """
         with self._lock:
+            self._is_closed = True
             foreign_writers = self._foreign_writers()
             self.file_writer = self.all_writers = None
         for writer in foreign_writers:
@@ -210,6 +222,16 @@ class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
         }
         return card(type(self).__name__, rows)
 
+    def _before_close(self, callback: Callable[[], object]) -> Callable[[], object]:
+        """Each ``close`` begins with the callback, until what is returned is called."""
+        key = object()
+        self._closing[key] = callback
+        return lambda: self._closing.pop(key, None)
+
+    def _begin_to_close(self) -> None:
+        for callback in list(self._closing.values()):
+            callback()
+
     def _foreign_writers(self) -> list[Any]:
         """What a subclass has put into ``all_writers``: tensorboardX's and torch's writers flush it too."""
         writers = list((self.all_writers or {}).values())
@@ -226,6 +248,7 @@ class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
         return file_writer
 
     def _open(self) -> FileWriter | NullFileWriter:
+        self._is_closed = False
         if not self._write_to_disk:
             nothing = NullFileWriter(self.logdir)
             self.all_writers = {nothing.get_logdir(): nothing}
@@ -341,6 +364,7 @@ class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
         self._lock = threading.RLock()  # another thread of the parent may have held it
         self._is_copy, self.purge_step = True, None
         self._sink = self.file_writer = self.all_writers = None
+        self._closing.clear()
 
     def __getstate__(self) -> dict[str, Any]:
         """The settings: a copy logs to a file of its own, opened at its first event."""

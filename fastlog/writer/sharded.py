@@ -95,6 +95,7 @@ class ShardedWriter(PageWriter):
         Args:
             timeout: seconds; what the disk does not take in time is dropped, counted and warned about.
         """
+        self._begin_to_close()
         for merger in list(self._mergers.values()):
             merger.drain(timeout)
         super().close(timeout)

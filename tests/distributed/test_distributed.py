@@ -303,5 +303,5 @@ def test_what_cannot_be_merged_is_refused(tmp_path: Path) -> None:
             watch(torch.nn.Linear(2, 2), writer, merge="all")
         with pytest.raises(TypeError, match=r"merge: torch.distributed is not initialised"):
             watch(torch.nn.Linear(2, 2), writer, merge=True)
-        with pytest.raises(TypeError, match=r"writer must be a fastlog.SummaryWriter, not NoneType"):
+        with pytest.raises(TypeError, match=r"writer must be a fastlog.SummaryWriter, not None"):
             watch(torch.nn.Linear(2, 2), None)

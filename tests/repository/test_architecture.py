@@ -133,13 +133,16 @@ KNOWN_OFFENDERS: set[tuple[str, str]] = {
     ("integrations.hyperparameters", "_get_file_writer"),
     ("integrations.hyperparameters", "_guarded"),
     ("integrations.metrics", "_bad_values"),
+    ("watching.api", "_bad_values"),
     ("watching.ranks", "_bad_values"),
     ("watching.ranks", "_merge_over"),
     ("watching.ranks", "_rank_writer"),
-    ("watching.watcher", "_bad_values"),
-    ("watching.watcher", "_get_file_writer"),
-    ("watching.watcher", "_patience"),
-    ("watching.watcher", "_refuse"),
+    ("watching.recorder", "_bad_values"),
+    ("watching.recorder", "_get_file_writer"),
+    ("watching.recorder", "_is_closed"),
+    ("watching.recorder", "_patience"),
+    ("watching.recorder", "_refuse"),
+    ("watching.watcher", "_before_close"),
 }
 
 

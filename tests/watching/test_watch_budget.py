@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from watch_oracle import Net, one_thread, read, steps, train, writer
 
-import fastlog.watching.watcher
+import fastlog.watching.moment
+import fastlog.watching.recorder
 from fastlog.common.native import core
 from fastlog.common.notices import FastlogWarning
 from fastlog.watching import watch
@@ -26,14 +27,14 @@ class FakeTime:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, cost: float) -> None:
         self.now, self.cost, self.logged = 100.0, cost, 0.0
-        pack_many = fastlog.watching.watcher.pack_many
+        pack_many = fastlog.watching.recorder.pack_many
 
         def slow(*args: Any) -> Any:
             self.now += self.cost / 2  # twice a step: before it and after it
             self.logged += self.cost / 2
             return pack_many(*args)
 
-        monkeypatch.setattr(fastlog.watching.watcher, "pack_many", slow)
+        monkeypatch.setattr(fastlog.watching.recorder, "pack_many", slow)
 
     def __call__(self) -> float:
         return self.now
@@ -118,8 +119,8 @@ def test_off_steps_do_nothing_but_count(writer: SummaryWriter, monkeypatch: pyte
     watch(model, writer, optimizer, every=1000, budget=0.01, clock=clock)
     train(model, optimizer, 1)
     after_first = ticks
-    monkeypatch.setattr(fastlog.watching.watcher, "pack_many", None)
-    monkeypatch.setattr(fastlog.watching.watcher, "select", None)
+    monkeypatch.setattr(fastlog.watching.recorder, "pack_many", None)
+    monkeypatch.setattr(fastlog.watching.moment, "selection", None)
     train(model, optimizer, 50)
     assert ticks == after_first
     writer.flush()

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from watch_oracle import Net, gradients, loss_of, one_thread, read, steps, train, writer
 
-import fastlog.watching.watcher
+import fastlog.watching.recorder
 from fastlog.common.notices import FastlogWarning
 from fastlog.watching import watch
 from fastlog.watching.selection import layer_of
@@ -131,12 +131,14 @@ def test_nothing_stays_behind(writer: SummaryWriter) -> None:
     def hooks() -> int:
         of_step = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
         of_modules = [(m._forward_hooks, m._backward_hooks) for m in model.modules()]
-        return sum(len(hooks) for pair in (of_step, *of_modules) for hooks in pair)
+        return sum(len(hooks) for group in (of_step, *of_modules) for hooks in group) + sum(
+            "_compiled_call_impl" in vars(module) for module in model.modules()
+        )
 
     watcher = watch(model, writer, optimizer, every=3, log="all")
     assert hooks() == 2 + 6, "the next step is logged"
     train(model, optimizer, 1)
-    assert hooks() == 2, "forward hooks live on logged steps only"
+    assert hooks() == 2, "modules are looked at on logged steps only"
     train(model, optimizer, 2)
     assert hooks() == 2 + 6
     loss = loss_of(model)
@@ -240,7 +242,7 @@ def test_an_error_inside_does_not_stop_training(
     model = Net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     watch(model, writer, optimizer, every=1, log="all")
-    monkeypatch.setattr(fastlog.watching.watcher, "pack_many", fail)
+    monkeypatch.setattr(fastlog.watching.recorder, "pack_many", fail)
     with pytest.warns(FastlogWarning, match="no room") as caught:
         train(model, optimizer, 3)
     assert len(caught) == 1
