@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from hparams_page import hparams_page
+from packaging.version import Version
 from trainer_cases import Tokens, Witness, arguments, tiny_bert
 from transformers import Trainer, TrainingArguments
 from transformers.integrations import TensorBoardCallback
@@ -66,8 +69,10 @@ def test_tags_are_those_of_the_tensorboard_callback_letter_by_letter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "theirs"))
-    metrics = {"cosine_ndcg@10": 0.5, "loss (mean)": 0.25, "größe/[a, b]": 1}
-    train(tmp_path, TensorBoardCallback(), FastLogCallback(log=(), logdir=tmp_path / "ours"), metrics=metrics)
+    options: dict[str, Any] = {"metrics": {"cosine_ndcg@10": 0.5, "loss (mean)": 0.25, "größe/[a, b]": 1}}
+    if hasattr(TrainingArguments, "logging_dir"):
+        options["logging_dir"] = str(tmp_path / "theirs")
+    train(tmp_path, TensorBoardCallback(), FastLogCallback(log=(), logdir=tmp_path / "ours"), **options)
     ours, theirs = (set(read(tmp_path / name).Tags()["scalars"]) for name in ("ours", "theirs"))
     assert ours == theirs > {"eval/cosine_ndcg@10", "eval/loss (mean)", "eval/größe/[a, b]"}
 
@@ -148,16 +153,18 @@ def test_a_training_that_fails_has_left_its_hyperparameters(tmp_path: Path) -> N
     assert values["learning_rate"] == 0.25 and metrics["train/loss"] > 0
 
 
-@pytest.mark.parametrize(("accumulation", "expected"), [(1, [12, 24]), (5, [3, 6])])
+@pytest.mark.parametrize("accumulation", [1, 4, 5])
 def test_with_logging_by_epoch_the_last_step_of_each_epoch_is_watched(
-    tmp_path: Path, accumulation: int, expected: list[int]
+    tmp_path: Path, accumulation: int
 ) -> None:
+    if accumulation == 5 and Version(transformers.__version__) < Version("4.46"):
+        pytest.skip("there the last batches of an epoch count for the next one")
     callback = FastLogCallback(logdir=tmp_path / "logs", log="gradients")
     options = {"max_steps": -1, "num_train_epochs": 2, "gradient_accumulation_steps": accumulation}
     train(tmp_path, callback, logging_strategy="epoch", **options)
-    assert steps(tmp_path / "logs", "train/loss") == expected
-    assert steps(tmp_path / "logs") == expected
-    assert steps(tmp_path / "logs", "grad_norm/before_clipping") == expected
+    logged = steps(tmp_path / "logs", "train/loss")
+    assert len(logged) == 2 and logged[0] == math.ceil(12 / accumulation)
+    assert steps(tmp_path / "logs") == steps(tmp_path / "logs", "grad_norm/before_clipping") == logged
 
 
 def test_epochs_of_unknown_length_are_told_and_the_last_step_is_watched(tmp_path: Path) -> None:
