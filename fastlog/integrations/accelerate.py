@@ -51,6 +51,11 @@ class FastLogTracker(GeneralTracker):  # type: ignore[misc]
             self._writer = TorchSummaryWriter(self.logging_dir, **self._writer_options)
         return self._writer
 
+    @property
+    def writer(self) -> SummaryWriter:
+        """``TensorBoardTracker``'s other name of the writer."""
+        return self.tracker
+
     @on_main_process  # type: ignore[untyped-decorator]
     def store_init_configuration(self, values: dict[str, Any]) -> None:
         """Logs hyperparameters by name, for TensorBoard's HParams page, and writes them to ``hparams.yml``

@@ -67,11 +67,14 @@ class FastLogWatch(Callback):  # type: ignore[misc]
         self._options = {"budget": budget, **watch_options}
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Starts to watch, in the first process; where the module is sharded in all.
+        """Starts to watch, in the first process; where the module is sharded in all. Under ``fast_dev_run``,
+        which takes the loggers away, nothing is watched.
 
         Raises:
             ValueError: the Trainer has no ``FastLogLogger``.
         """
+        if trainer.fast_dev_run:
+            return
         writers = [logger.experiment for logger in trainer.loggers if isinstance(logger, FastLogLogger)]
         if not writers:
             raise ValueError("FastLogWatch needs a FastLogLogger: Trainer(logger=FastLogLogger(...))")

@@ -67,12 +67,13 @@ def test_the_same_events_as_the_tensorboard_tracker(tmp_path: Path, monkeypatch:
         accelerator.log(values, step=step)
         for tracker in accelerator.trackers:
             tracker.log_images({"images": images}, step=step)
+            tracker.writer.add_scalar("own", step, step)
     assert isinstance(accelerator.get_tracker("fastlog", unwrap=True), SummaryWriter)
     accelerator.end_training()
     assert not flushes
     ours, theirs = read(tmp_path / "ours" / "run"), read(tmp_path / "theirs" / "run")
-    assert ours.Tags()["scalars"] == theirs.Tags()["scalars"] == ["loss", "tensor"]
-    for tag in ("loss", "tensor"):
+    assert ours.Tags()["scalars"] == theirs.Tags()["scalars"] == ["loss", "tensor", "own"]
+    for tag in ("loss", "tensor", "own"):
         assert [(e.step, e.value) for e in ours.Scalars(tag)] == [
             (e.step, e.value) for e in theirs.Scalars(tag)
         ]

@@ -118,6 +118,12 @@ def test_gradients_carry_the_step_of_their_loss(tmp_path: Path, options: dict[st
     expected.assert_logged(logdir, others="loss|epoch")
 
 
+def test_a_fast_run_for_developers_needs_no_logger(tmp_path: Path) -> None:
+    """Lightning takes the loggers away there."""
+    fit(FastLogLogger(tmp_path), FastLogWatch(log="all"), fast_dev_run=True)
+    assert not list(tmp_path.rglob("events*"))
+
+
 def test_watch_needs_the_logger(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="FastLogLogger"):
         fit(TensorBoardLogger(tmp_path), FastLogWatch())
