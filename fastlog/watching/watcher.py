@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from fastlog.common.cards import card
 from fastlog.common.no_compile import eager, eager_methods
 from fastlog.watching import reading, selection, series
 from fastlog.watching.activations import Taps
@@ -86,6 +87,16 @@ class Watcher:
     def __repr__(self) -> str:
         state = "removed" if self._is_removed else f"every {self.every} steps"
         return f"<fastlog.watch of {self._name}, {state}, in {self._writer.logdir}>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: what is watched, how often, and where it is logged."""
+        rows = {
+            "logs": ", ".join(kind for kind in series.LOGGABLE if kind in self._plan.log) or "nothing",
+            "every": "removed" if self._is_removed else f"{self.every} steps",
+            "last logged step": self._steps.last if self._steps.last >= 0 else "none",
+            "log directory": self._writer.logdir,
+        }
+        return card(f"fastlog.watch of {self._name}", rows)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _removed, ()

@@ -63,6 +63,23 @@ def test_summaries_of_any_values_have_a_picture_or_none(values: list[float]) -> 
     assert ("Inf" in rows) == any(math.isinf(value) for value in values)
 
 
+def test_a_watcher_shows_what_it_logs_how_often_and_where(tmp_path: Path) -> None:
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with fastlog.SummaryWriter(str(tmp_path)) as writer:
+        watcher = fastlog.watch(model, writer, optimizer, every=2)
+        where = {"logs": "weights, gradients", "log directory": str(tmp_path)}
+        html = watcher._repr_html_()
+        assert rows_of(html) == {**where, "every": "2 steps", "last logged step": "none"}
+        assert ET.fromstring(html)[0].text == "fastlog.watch of Linear"
+        for _ in range(4):
+            model(torch.ones(1, 3)).sum().backward()
+            optimizer.step()
+        assert rows_of(watcher._repr_html_())["last logged step"] == "2"
+        watcher.remove()
+        assert rows_of(watcher._repr_html_())["every"] == "removed"
+
+
 def test_a_writer_shows_where_its_events_are_and_what_is_missing(tmp_path: Path) -> None:
     logdir = str(tmp_path / "a run <b>")
     with fastlog.SummaryWriter(logdir) as writer:
