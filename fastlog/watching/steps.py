@@ -17,15 +17,18 @@ class Steps:
         asked: gives the number of the step in progress; None: they are counted.
 
     Attributes:
+        asked: as given.
         number: of the step in progress.
         due: the first step to be logged; negative where the number of the first one is not known yet.
         last: the step logged last; -1: none since training began, or began anew.
         has_logged: whether any step has been logged.
     """
 
+    __slots__ = ("_budget", "_started", "_voice", "asked", "due", "has_logged", "last", "number")
+
     def __init__(self, budget: Budget, asked: Callable[[], int] | None, voice: Voice) -> None:
         self._budget = budget
-        self._asked = asked
+        self.asked = asked
         self._voice = voice
         self._started = False
         self.number = 0
@@ -37,16 +40,10 @@ class Steps:
         """Whether the step in progress is to be logged."""
         return self.number >= self.due
 
-    def pass_by(self) -> bool:
-        """Whether the step in progress, whose optimizer is about to step, is surely not to be logged."""
-        if self._asked is not None:
-            self._ask(self._asked)
-        return self.last <= self.number < self.due
-
     def begin(self, taken: Callable[[], int]) -> None:
         """A step is in progress. ``taken`` tells how many the optimizers have taken before."""
-        if self._asked is not None:
-            self._ask(self._asked)
+        if self.asked is not None:
+            self.ask()
         elif not self._started:
             self.number = max(self.number, taken())
         self._started = True
@@ -57,9 +54,9 @@ class Steps:
 
     def starts_due(self, taken: Callable[[], int]) -> bool:
         """Whether the first step will be logged, as far as can be told before it."""
-        if self._asked is not None:
-            self._ask(self._asked)
-        first = taken() if self._asked is None else self.number
+        if self.asked is not None:
+            self.ask()
+        first = self.number if self._started or self.asked is not None else taken()
         return first == self._budget.first_due(first)
 
     def set(self, number: int) -> None:
@@ -79,9 +76,10 @@ class Steps:
         self.last, self.due = number, self._budget.next_due(number)
         self.has_logged = True
 
-    def _ask(self, asked: Callable[[], int]) -> None:
+    def ask(self) -> None:
+        """Learns the number of the step in progress."""
         try:
-            self.number = operator.index(asked())
+            self.number = operator.index(self.asked())  # type: ignore[misc]
         except Exception as error:
             self._voice.say(
                 "step",

@@ -59,7 +59,7 @@ class Watcher:
         self._steps = Steps(budget, step_of, self._voice)
         self._name = type(selection.unwrap(model)).__name__
         self._count = len(optimizers)
-        self._is_removed = self._has_seen_steps = False
+        self._is_removed = False
         self._stepped: set[Optimizer] = set()
         self._inside: Optimizer | None = None  # the one whose step is going on, or has raised
         self._depth = 0
@@ -80,9 +80,7 @@ class Watcher:
         self._forget_close = [writer._before_close(lambda: (now := finish()) and now())]
         if self._watchdog is not None:
             self._forget_close.append(writer._before_close(self._watchdog.sum_up))
-        with self._recorder.guarded():
-            if self._steps.starts_due(partial(reading.steps_taken, optimizers)):
-                self._arm()
+        self._arm_for_first_step()
 
     def __repr__(self) -> str:
         state = "removed" if self._is_removed else f"every {self.every} steps"
@@ -124,11 +122,14 @@ class Watcher:
             self._steps.set(checked_number("number", number))
         if self._is_removed:
             return
+        if self._count and self._steps.due < 0:  # whether the hooks work is seen when they are called
+            self._arm_for_first_step()
+            return
         self._begin()
         if self._count:
             self._arm()
             return
-        self._see_first_step()
+        self._see_steps()
         if self._steps.is_due:
             with self._recorder.guarded():
                 moment = self._open()
@@ -143,6 +144,7 @@ class Watcher:
         """
         if self._is_removed:
             return
+        self._see_steps()
         self._begin()
         if self._steps.is_due:
             with self._recorder.guarded():
@@ -215,11 +217,12 @@ class Watcher:
             self._depth += 1
             return None
         self._inside, self._depth = optimizer, 0
-        if not self._has_seen_steps:
-            self._see_first_step()
         if self._stepped and optimizer in self._stepped:  # again, before the others have
             self._end_round()
-        if self._steps.pass_by():
+        steps = self._steps
+        if steps.asked is not None:
+            steps.ask()
+        if steps.last <= steps.number < steps.due:
             return None
         return self._look_before(optimizer, args, kwargs)
 
@@ -240,12 +243,14 @@ class Watcher:
             self._stepped.clear()
         if self._moment is not None:
             self._finish()
-        self._steps.number += 1
-        if self._taps is not None:
+        steps = self._steps
+        steps.number += 1
+        if self._taps is not None and steps.number >= steps.due:
             self._arm()
 
     def _look_before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         with self._recorder.guarded():
+            self._see_steps()
             self._begin()
             if not self._steps.is_due:
                 self._forget_activations()
@@ -275,10 +280,14 @@ class Watcher:
         """A step is in progress."""
         self._steps.begin(partial(reading.steps_taken, self._reader.optimizers))
 
-    def _see_first_step(self) -> None:
-        self._has_seen_steps = True
+    def _see_steps(self) -> None:
         if self._watchdog is not None:
             self._watchdog.step_seen()
+
+    def _arm_for_first_step(self) -> None:
+        with self._recorder.guarded():
+            if self._steps.starts_due(partial(reading.steps_taken, self._reader.optimizers)):
+                self._arm()
 
     def _arm(self) -> None:
         if self._taps is not None and self._steps.is_due:

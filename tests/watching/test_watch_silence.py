@@ -89,6 +89,27 @@ def test_gradients_without_a_step_are_said_while_training_goes_on(writer: Summar
     assert not any(param._post_accumulate_grad_hooks for param in model.parameters()), "it has looked away"
 
 
+def test_given_numbers_do_not_hide_that_no_step_is_seen(writer: SummaryWriter) -> None:
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watcher = watch(model, writer, optimizer, every=1, log="all")
+    with pytest.warns(FastlogWarning, match=r"step\(\) of SGD is never called"):
+        for number in range(30):
+            watcher.step(number)
+            backward(model, 1)
+
+
+def test_numbers_that_begin_late_are_seen(tmp_path: Path, writer: SummaryWriter) -> None:
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watcher = watch(model, writer, optimizer, every=50, log=("weights", "activations"))
+    for number in range(1, 101):
+        watcher.step(number)
+        train(model, optimizer, 1)
+    writer.close()
+    assert steps(tmp_path, "weight_norm/global") == steps(tmp_path, "activation_norm/global") == [50, 100]
+
+
 def test_accumulated_gradients_are_no_steps(tmp_path: Path, writer: SummaryWriter) -> None:
     model = Net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
