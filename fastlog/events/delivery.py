@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from fastlog.events.aside import ITEM, NUMBER, SINK, Entry
 from fastlog.events.items import DONE, FAILED, HISTOGRAM, JOB, SCALAR, Item, Tags, tags_of
 from fastlog.events.sinks.sink import InvalidItems, PartialWrite, Sink
+
+Listener = Callable[[Sequence[Item]], None]
 
 
 @dataclass
@@ -31,6 +33,11 @@ class Delivery:
         self._open: dict[Sink, None] = {}
         self._first: Sink | None = None
         self._last_step: int | None = None
+        self._listeners: dict[Sink, tuple[Listener, ...]] = {}
+
+    def listen(self, sink: Sink, listener: Listener) -> None:
+        """See ``AsyncQueue.listen``."""
+        self._listeners[sink] = (*self._listeners.get(sink, ()), listener)
 
     def attach(self, sink: Sink) -> None:
         """Makes ``close`` close this sink, whether or not anything is written to it before."""
@@ -123,6 +130,8 @@ class Delivery:
                 last = entries[written - 1][ITEM]
                 if last[0] in (SCALAR, HISTOGRAM) and last[3] is not None:
                     self._last_step = last[3]
+                for listen in self._listeners.get(sink, ()):
+                    listen([entry[ITEM] for entry in entries[:written]])
             outcome.written += entries[:written]
             outcome.left += entries[written:]
             return

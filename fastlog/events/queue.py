@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.util import Finalize, register_after_fork
 from typing import Any, Literal
 
@@ -86,6 +86,13 @@ class AsyncQueue(QueueWorker):
         """Makes ``close`` close this sink, used or not. The first one gets ``fastlog/dropped``."""
         with self._lock:
             self._delivery.attach(sink)
+
+    def listen(self, sink: Sink, listener: Callable[[Sequence[Item]], None]) -> None:
+        """``listener`` gets all items that are written to the sink from now on, on the worker. Must not
+        raise.
+        """
+        with self._lock:
+            self._delivery.listen(sink, listener)
 
     def put(
         self, sink: Sink, item: Item, nbytes: int, first_to_go: bool = False, since: float | None = None

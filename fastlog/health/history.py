@@ -10,17 +10,11 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from fastlog.summaries.summary import SUMMARY_DTYPE
-
-HEAD: Final = np.dtype(
-    [(name, SUMMARY_DTYPE[name]) for name in SUMMARY_DTYPE.names or () if name != "counts"]
-)
-"""A summary without its counts: the head of its packed form (csrc/core/pack.h)."""
+from fastlog.summaries.packed import HEAD as HEAD
+from fastlog.summaries.packed import Heads as Heads
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
-Heads = npt.NDArray[Any]
-"""Structured arrays of ``HEAD``."""
 
 # The kinds that `fastlog.watch` logs. Beside them the keys of an optimizer's state: "exp_avg", ...
 WEIGHTS: Final = "weights"
@@ -146,11 +140,11 @@ class History:
         lr: float64 [groups of the last inventory, T].
         loss_scale: of a ``GradScaler``, float64 [T]; NaN where there is none.
         optimizer_steps: how often the optimizer says that it has stepped, float64 [T]; NaN: not known.
-        without_gradient: 1 where a trainable parameter's gradient is None; None where that is not known.
-        measures: further numbers by name, such as "idle_units" (see ``fastlog.health.record``).
+        measures: further numbers by name, such as "idle_units" (see ``fastlog.health.record.Observation``).
         scalars: steps and values, by tag.
         loss_tag, validation_tag: which of the scalars are the losses; None: there is none.
         starts: observations (indices) with which a process began; more than one where training was resumed.
+        now: time of the look at a run that goes on; None: it may be over.
         source: "fastlog": summaries are exact. "other": made from histograms, which know neither NaN nor what
             lies in low precision, and of zeros only about how many.
     """
@@ -163,12 +157,12 @@ class History:
     lr: Floats = field(default_factory=lambda: np.empty((0, 0)))
     loss_scale: Floats = field(default_factory=lambda: np.empty(0))
     optimizer_steps: Floats = field(default_factory=lambda: np.empty(0))
-    without_gradient: Table | None = None
     measures: dict[str, Table] = field(default_factory=dict)
     scalars: dict[str, tuple[npt.NDArray[np.int64], Floats]] = field(default_factory=dict)
     loss_tag: str | None = None
     validation_tag: str | None = None
     starts: tuple[int, ...] = (0,)
+    now: float | None = None
     source: Literal["fastlog", "other"] = "fastlog"
 
     @property
@@ -180,6 +174,11 @@ class History:
     def groups(self) -> tuple[Mapping[str, Any], ...]:
         """Options of the optimizer groups, as in the last inventory."""
         return self.inventories[-1].groups if self.inventories else ()
+
+    @property
+    def without_gradient(self) -> Table | None:
+        """1 where a trainable parameter's gradient is None, else 0; None where that is not known."""
+        return self.measures.get("without_gradient")
 
     @property
     def loss(self) -> tuple[npt.NDArray[np.int64], Floats] | None:

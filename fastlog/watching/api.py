@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from torch import nn
 from torch.optim import Optimizer
 
+from fastlog.health.findings import Finding
 from fastlog.summaries.stats import STATS
 from fastlog.watching import prefixes, ranks, selection, series, watchdog
 from fastlog.watching.arguments import (
@@ -25,6 +26,7 @@ from fastlog.watching.arguments import (
 )
 from fastlog.watching.budget import Budget
 from fastlog.watching.doubts import doubts
+from fastlog.watching.judging import judge
 from fastlog.watching.plan import Plan
 from fastlog.watching.series import LOGGABLE
 from fastlog.watching.voice import Voice
@@ -60,6 +62,10 @@ def watch(
     merge: ProcessGroup | bool | None = None,
     merge_timeout: float = 120.0,
     check_replicas: bool = False,
+    health: bool = True,
+    mute: Mapping[str, str] | None = None,
+    on_finding: Callable[[Finding], None] | None = None,
+    loss: str | None = None,
 ) -> Watcher:
     """Logs the tensors of a model at some of its training steps.
 
@@ -129,6 +135,14 @@ def watch(
         check_replicas: ranks that log together and hold the same (HSDP; DDP with ``merge=True``) are
             compared: a warning and ``stats()["merged"]["differing"]`` tell. Costs each replica what it costs
             the first.
+        health: rules look at the same summaries, and say what is wrong: a warning, a card (text
+            ``fastlog/health``), a series ``fastlog/health/RULE`` that is 1 where it is so. What they have
+            to know is kept in the event file.
+        mute: findings that are meant to be so: reasons by rule, as in ``{"no-gradient": "frozen so far"}``;
+            ``"RULE:REGULAR EXPRESSION"`` for some tensors.
+        on_finding: gets each finding when the next step begins, on the thread that trains, and may raise to
+            stop it.
+        loss: tag of the loss among the scalars of this writer; None: as usual (``loss``, ``train/loss``).
 
     Raises:
         TypeError: not a module, a fastlog writer or an optimizer, or an argument of another type; FSDP1,
@@ -181,6 +195,8 @@ def watch(
     prefixes.enter(watcher, model, writer, plan.log, asked_prefix, begin)
     if earlier is not None:
         watcher.follow(earlier)
+    if health and writer.logs and (together is None or together.is_first):
+        judge(watcher, model, writer, optimizers, plan, mute or {}, on_finding, loss)
     if not merged:  # else other ranks may have what this one has not
         for doubt in doubts(model, optimizers, plan):
             voice.say(doubt, doubt)

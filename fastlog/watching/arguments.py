@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from fastlog.watching.selection import layer_of
+from fastlog.health.names import layer_of
 from fastlog.writer import SummaryWriter
 
 # Where wrappers have the optimizer that they wrap.

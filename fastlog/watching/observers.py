@@ -42,14 +42,20 @@ class Observer(Protocol):
     def wants_next(self) -> bool:
         """Whether the next step has to be logged, whatever ``every`` says."""
 
+    def announce(self) -> None:
+        """A step that is logged begins. What is raised here, training gets."""
+
     def before_step(self, step: int, params: Named) -> None:
-        """A step that is logged begins; the weights are those before it."""
+        """The weights are those before the step."""
 
     def after_step(self, step: int, params: Named, stepped: Collection[Optimizer]) -> Any:
         """It is over, and these optimizers have stepped. What is returned comes to ``observe``."""
 
     def observe(self, logged: LoggedStep) -> list[Item]:
         """All of the step is known. What is returned is logged, too. Does not raise."""
+
+    def end(self) -> None:
+        """The watcher is removed."""
 
 
 class Observers:
@@ -66,6 +72,14 @@ class Observers:
     def want_next(self) -> bool:
         """Whether one of them wants the next step to be logged."""
         return any(observer.wants_next for observer in self._all)
+
+    def announce(self) -> None:
+        for observer in self._all:
+            observer.announce()
+
+    def end(self) -> None:
+        for observer in self._all:
+            observer.end()
 
     def before_step(self, step: int, params: Named) -> None:
         for observer in self._all:

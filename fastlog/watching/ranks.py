@@ -114,6 +114,11 @@ class Ranks:
         )
         self._numbers: dict[str, float] = {}
 
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank logs what is merged, or logs alone."""
+        return self._merger is None or self._merger.is_first
+
     def own(self, readings: Iterable[Reading], report: Report) -> list[Reading]:
         """What this rank counts of the tensors. The first rank names those of which it counts nothing, too:
         it gives the order. What cannot be counted is reported.

@@ -68,6 +68,19 @@ def parameters(model: nn.Module, names: Names) -> list[tuple[str, nn.Parameter]]
     return [(name, param) for name, param in found if name in names]
 
 
+def owned_parameters(model: nn.Module, names: Names) -> list[tuple[str, nn.Parameter, nn.Module]]:
+    """As ``parameters``, but shared ones under all of their names, and each with the module that owns it."""
+    model = unwrap(model)
+    adapted = _adapter_prefix(model)
+    found = (
+        (_plain(f"{prefix}.{name}" if prefix else name).removeprefix(adapted), param, module)
+        for prefix, module in model.named_modules()
+        for name, param in module._parameters.items()
+        if param is not None
+    )
+    return [(name, param, module) for name, param, module in found if name in names]
+
+
 def modules(model: nn.Module, names: Names, chosen: Names | None) -> list[tuple[str, nn.Module]]:
     """The modules that ``names`` and ``chosen`` let through; without ``chosen``, those without children. None
     of those that are compiled or scripted.
@@ -83,19 +96,6 @@ def modules(model: nn.Module, names: Names, chosen: Names | None) -> list[tuple[
         and name in names
         and (next(module.children(), None) is None if chosen is None else name in chosen)
     ]
-
-
-def layer_of(name: str) -> str:
-    """The layer that a tensor belongs to: the name up to its first number, else the name of its module.
-
-    >>> layer_of("encoder.layer.3.attention.query.weight"), layer_of("embeddings.position.weight")
-    ('encoder.layer.3', 'embeddings.position')
-    """
-    parts = name.split(".")
-    for i, part in enumerate(parts[:-1]):
-        if part.isdigit():
-            return ".".join(parts[: i + 1])
-    return ".".join(parts[:-1]) or name
 
 
 def _adapter_prefix(model: nn.Module) -> str:

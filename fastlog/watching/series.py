@@ -14,9 +14,9 @@ from tensorboardX.proto.event_pb2 import Event
 
 from fastlog.distributed.parts import Record
 from fastlog.events.items import HISTOGRAM, RAW, SCALAR, Item
+from fastlog.health.names import layer_of
 from fastlog.summaries.packed import Heads, heads_of, merge_heads, merge_packed
 from fastlog.summaries.stats import STATS
-from fastlog.watching.selection import layer_of
 from fastlog.writer.tags import clean_tag
 
 WEIGHTS: Final = "weights"

@@ -131,6 +131,7 @@ class Watcher:
             return
         self._see_steps()
         if self._steps.is_due:
+            self._reader.observers.announce()
             with self._recorder.guarded():
                 moment = self._open()
                 if not moment.has_gradients:
@@ -186,6 +187,7 @@ class Watcher:
         self._finish()
         self._forget_activations()
         self._taps = None
+        self._reader.observers.end()
         if self._ranks is not None:
             self._ranks.end()
         if self._watchdog is not None:
@@ -255,6 +257,8 @@ class Watcher:
             if not self._steps.is_due:
                 self._forget_activations()
                 return None
+        self._reader.observers.announce()
+        with self._recorder.guarded():
             if self._moment is not None and optimizer in self._moment.read_for:
                 self._moment = None  # its step raised
             moment = self._open()

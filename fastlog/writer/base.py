@@ -24,6 +24,7 @@ from fastlog.summaries.cuda import devices
 from fastlog.writer.bad_values import BadValues, Guard
 from fastlog.writer.encode.snapshots import Snapshot
 from fastlog.writer.file_writer import FileWriter, NullFileWriter
+from fastlog.writer.heard import Heard
 from fastlog.writer.tags import CLEAN_TAGS, checked_tag, subdirectory
 
 P = ParamSpec("P")
@@ -39,6 +40,8 @@ _UNPICKLED = (
     "_lock",
     "_queue",
     "_sink",
+    "_listeners",
+    "_closers",
 )
 
 _live: weakref.WeakSet[WriterBase] = weakref.WeakSet()
@@ -55,7 +58,7 @@ def unless_comet(method: Callable[P, None]) -> Callable[P, None]:
     return choose
 
 
-class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
+class WriterBase(Heard, tensorboardX.SummaryWriter):  # type: ignore[misc]
     purge_step: int | None
     _tags = CLEAN_TAGS
     _as_torch = False  # encode values as torch.utils.tensorboard does where tensorboardX differs
@@ -149,6 +152,8 @@ class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
         self._is_closed = False
         self.file_writer: FileWriter | NullFileWriter | None = None
         self.all_writers: dict[str, FileWriter | NullFileWriter] | None = None
+        self._listeners: list[Callable[[Sequence[Item]], None]] = []
+        self._closers: list[Callable[[], Sequence[Item]]] = []
         _live.add(self)
 
     @property
@@ -182,6 +187,9 @@ class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
         Args:
             timeout: seconds; what the disk does not take in time is dropped, counted and warned about.
         """
+        if self.all_writers is not None:
+            for last_words in self._closers:
+                self._put_job(last_words, "the last events of a writer")
         with self._lock:
             self._is_closed = True
             foreign_writers = self._foreign_writers()
@@ -258,6 +266,8 @@ class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
         if self._queue is None:
             self._queue = self._make_queue()
             self._queue.attach(self._sink)
+            for listener in self._listeners:
+                self._queue.listen(self._sink, listener)
             weakref.finalize(self, self._queue.close)
         file_writer = FileWriter(self._queue, self._sink, self._comet_on, self._compact)
         step, self.purge_step = self.purge_step, None  # once: a reopened writer must not hide its own events

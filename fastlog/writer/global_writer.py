@@ -59,6 +59,9 @@ class RelayQueue:
     def attach(self, sink: Place) -> None:
         """Does nothing."""
 
+    def listen(self, sink: Place, listener: object) -> None:
+        """Does nothing: nothing is written here."""
+
     def put(
         self, sink: Place, item: Item, nbytes: int, first_to_go: bool = False, since: float | None = None
     ) -> None:

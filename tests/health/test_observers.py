@@ -30,6 +30,12 @@ class Notes:
     def _weight(self) -> torch.Tensor:
         return self.model.weight.detach().clone()
 
+    def announce(self) -> None:
+        self.said.append(("announce",))
+
+    def end(self) -> None:
+        self.said.append(("end",))
+
     def before_step(self, step: int, params: Any) -> None:
         self.said.append(("before", step, [name for name, _ in params], self._weight()))
 
@@ -58,20 +64,22 @@ def train(notes: Notes, tmp_path: Path, steps: int, every: int) -> None:
 def test_an_observer_sees_weights_before_and_after_and_the_summaries_on_the_worker(tmp_path: Path) -> None:
     notes = Notes()
     train(notes, tmp_path, 5, every=2)
-    assert [said[:2] for said in notes.said] == [(w, s) for s in (0, 2, 4) for w in ("before", "after")]
-    assert notes.said[0][2] == ["weight", "bias"]
-    assert notes.said[1][2] == 1
+    assert notes.said.count(("announce",)) == 3 and notes.said[0] == ("announce",)
+    said = [one for one in notes.said if one != ("announce",)]
+    assert [one[:2] for one in said] == [(w, s) for s in (0, 2, 4) for w in ("before", "after")]
+    assert said[0][2] == ["weight", "bias"]
+    assert said[1][2] == 1
     assert [logged.step for logged in notes.logged] == [0, 2, 4]
     assert [logged.noted for logged in notes.logged] == ["note 0", "note 2", "note 4"]
     assert threading.current_thread() not in notes.threads
-    for said, logged in zip(notes.said[1::2], notes.logged, strict=True):
+    for one, logged in zip(said[1::2], notes.logged, strict=True):
         names, heads, packed = logged.kinds["weights"]
         assert names == ["weight", "bias"]
-        expected = fastlog.summarize(said[3])
+        expected = fastlog.summarize(one[3])
         assert fastlog.TensorSummary.from_packed(packed[0]) == expected
         assert (heads["sum"][0], heads["min"][0], heads["num"][0]) == (expected.sum, expected.min, 6)
         assert logged.kinds["gradients"].names == ["weight", "bias"]
-    assert not np.array_equal(notes.said[0][3], notes.said[1][3])
+    assert not np.array_equal(said[0][3], said[1][3])
 
 
 def test_what_an_observer_returns_is_logged(tmp_path: Path) -> None:

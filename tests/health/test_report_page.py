@@ -289,7 +289,7 @@ def test_a_gradient_that_is_none_is_shown_as_zero(browser: Browser, tmp_path: Pa
     history.kinds[GRADIENTS].present[names.index(missing[0]), 50:] = False
     none = np.zeros((2, 100))
     none[0, 50:] = none[1] = 1
-    history.without_gradient = Table(missing, none)
+    history.measures["without_gradient"] = Table(missing, none)
     with browser.page(write(tmp_path, (history, health(history)))) as shown:
         shown.evaluate("document.querySelector('#run0-gradient-rms').click()")
         box = shown.box('[data-measure="gradient-rms"] svg.cells')

@@ -20,9 +20,9 @@ ROOMS = {
     "events": {"common"},
     "distributed": {"common", "summaries"},
     "writer": {"common", "summaries", "events", "distributed"},
-    "watching": {"common", "summaries", "events", "distributed", "writer"},
     "runs": {"common", "summaries"},
-    "health": {"common", "summaries", "events", "runs", "writer", "watching"},
+    "health": {"common", "summaries", "events", "runs", "writer"},
+    "watching": {"common", "summaries", "events", "distributed", "writer", "health"},
     "integrations": {"common", "summaries", "distributed", "writer", "watching", "health"},
 }
 

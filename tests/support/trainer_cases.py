@@ -13,7 +13,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
 from watch_oracle import Expected, read
 
-from fastlog.watching.selection import layer_of
+from fastlog.health.names import layer_of
 
 
 class Witness(Trainer):

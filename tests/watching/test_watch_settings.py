@@ -14,8 +14,8 @@ from watch_oracle import Net, gradients, loss_of, one_thread, read, steps, train
 
 import fastlog.watching.recorder
 from fastlog.common.notices import FastlogWarning
+from fastlog.health.names import layer_of
 from fastlog.watching import watch
-from fastlog.watching.selection import layer_of
 from fastlog.writer import SummaryWriter
 
 __all__ = ["one_thread", "writer"]  # fixtures

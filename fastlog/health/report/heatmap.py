@@ -8,6 +8,7 @@ from itertools import groupby
 
 import numpy as np
 
+from fastlog.health.names import layer_of
 from fastlog.health.report import colours, png
 from fastlog.health.report.axes import Axis
 from fastlog.health.report.colours import LEVELS, NAN, NAN_COLOUR, NOTHING, PALETTE, ZERO, ZERO_COLOUR, Scale
@@ -15,7 +16,6 @@ from fastlog.health.report.drawing import GUTTER, WIDTH, Mark, mark_line, place_
 from fastlog.health.report.markup import Html, element
 from fastlog.health.report.measures import Measure
 from fastlog.health.report.thinning import Columns, Steps, matrix
-from fastlog.watching.selection import layer_of
 
 MOST_ROWS = 320  # tensors; more are shown by layer
 _HEIGHT = 560  # of the rows together, about

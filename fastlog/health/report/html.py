@@ -14,6 +14,7 @@ import numpy as np
 
 from fastlog.health.findings import SEVERITIES, RunHealth
 from fastlog.health.history import History
+from fastlog.health.names import layer_of
 from fastlog.health.report import cards
 from fastlog.health.report.curves import Curve, training_curves
 from fastlog.health.report.drawing import Line, Mark, chart
@@ -26,7 +27,6 @@ from fastlog.health.report.ridges import Atlas, Histograms, atlases
 from fastlog.health.report.thinning import Columns, Values
 from fastlog.health.report.thinning import line as thinned
 from fastlog.health.report.words import SIGNS, headline
-from fastlog.watching.selection import layer_of
 
 _COLUMNS = 400
 _CHART_POINTS = 600

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastlog.health.history import Floats, History
+from fastlog.health.names import layer_of
 from fastlog.health.report.drawing import sparkline
 from fastlog.health.report.markup import Html, element
 from fastlog.health.report.measures import Measure, measures
 from fastlog.health.report.numbers import count, factor, number, share
 from fastlog.health.report.thinning import line
-from fastlog.watching.selection import layer_of
 
 _SPARK_POINTS = 60
 _SHOWN = ("update-ratio", "gradient-rms")

@@ -19,7 +19,7 @@ from fastlog.health.history import (
     Kind,
     Table,
 )
-from fastlog.watching.selection import layer_of
+from fastlog.health.names import layer_of
 
 _SUMS = ("num", "num_finite", "zeros", "sum_squares")
 

@@ -14,6 +14,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 
 from fastlog.health.findings import Finding
 from fastlog.health.history import GRADIENTS, UPDATES, History
+from fastlog.health.names import layer_of
 from fastlog.health.report import font, png
 from fastlog.health.report.axes import Axis
 from fastlog.health.report.colours import LEVELS, NAN, NOTHING, PALETTE, ZERO, Indexes, Scale
@@ -22,7 +23,6 @@ from fastlog.health.report.measures import Measure, measures
 from fastlog.health.report.numbers import printable, tick
 from fastlog.health.report.thinning import Columns
 from fastlog.health.report.words import sentence
-from fastlog.watching.selection import layer_of
 
 PICTURE_TAG: Final = "fastlog/health"
 _PICTURED: Final = ("gradient-rms", "update-ratio")

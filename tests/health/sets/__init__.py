@@ -1,0 +1,1 @@
+"""Trainings with a planted fault, and healthy ones, to hold the rules against."""
