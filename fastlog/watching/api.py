@@ -62,7 +62,7 @@ def watch(
     merge: ProcessGroup | bool | None = None,
     merge_timeout: float = 120.0,
     check_replicas: bool = False,
-    health: bool = True,
+    health: bool = False,
     mute: Mapping[str, str] | None = None,
     on_finding: Callable[[Finding], None] | None = None,
     loss: str | None = None,

@@ -217,8 +217,7 @@ def test_ranks_get_directories_where_that_is_asked_for(
 def test_replicas_that_differ_are_found_where_that_is_asked_for(tmp_path: Path) -> None:
     outcomes = run_ranks(4, rank_cases.watch_broken_replicas, tmp_path)
     assert outcomes[0].result["merged"]["differing"] == 1
-    warning, finding = outcomes[0].warnings
-    assert "1 tensors differ between ranks" in finding and "replicas-differ" in finding
+    (warning,) = outcomes[0].warnings
     assert "1 tensors differ" in warning and "weights/head.weight on the ranks 0 and 2" in warning
     assert [outcome.warnings for outcome in outcomes[1:]] == [[], [], []]
     (head,) = read(tmp_path).Histograms("weights/head.weight")

@@ -33,7 +33,7 @@ class Bench:
 
     def watch(self, model: nn.Module, optimizer: Any, every: int = 1, **options: Any) -> Any:
         """``fastlog.watch``, without histograms."""
-        options = {"histograms": False, "tensor_scalars": (), "scalars": ("norm",), **options}
+        options = {"health": True, "histograms": False, "tensor_scalars": (), "scalars": ("norm",), **options}
         return fastlog.watch(
             model, self.writer, optimizer, every=every, on_finding=self.told.append, **options
         )
