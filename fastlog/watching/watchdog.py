@@ -88,6 +88,8 @@ class Watchdog:
         self._look_away()
         self._used = 0
         for param in [param for ref in self._params if (param := ref()) is not None]:
+            if not param.requires_grad:  # frozen meanwhile
+                continue
             hook = param.register_post_accumulate_grad_hook(self._on_gradient)  # type: ignore[no-untyped-call]
             self._handles.append(hook)
 

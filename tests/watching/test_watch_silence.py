@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,19 @@ def test_an_optimizer_that_is_replaced_is_said(tmp_path: Path, writer: SummaryWr
     train(model, optimizer, 2)
     with pytest.warns(FastlogWarning, match="nothing is logged any more.*is gone. Call watch again"):
         writer.close()
+    assert steps(tmp_path) == [0, 1]
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_an_optimizer_may_go_when_the_model_has_been_frozen(tmp_path: Path, writer: SummaryWriter) -> None:
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch(model, writer, optimizer, every=1)
+    train(model, optimizer, 2)
+    model.requires_grad_(False)
+    del optimizer
+    gc.collect()
+    writer.close()
     assert steps(tmp_path) == [0, 1]
 
 
