@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from fastlog.watching.device_time import DeviceTime
 
+FREE_SECONDS = 1.0  # of logging, for which ``every`` does not grow: short trainings keep all their points
 _REMEMBERED = 5  # moments; their median shrugs off a pause for evaluation or a slow first call
 
 
@@ -27,8 +28,9 @@ class Budget:
     time.
 
     Cost is the time of the calling thread, and what CUDA devices take beyond it, which is known and counted
-    later. What was overspent, as at the start, is paid back by the moments
-    that follow, at most one moment's cost at a time; what was saved is not kept.
+    later. The first ``FREE_SECONDS`` of logging do not stretch anything, so that neither a short training nor
+    a slow first look leaves a run with two points. They, and all else that is overspent, are paid back by
+    the moments that follow, at most one moment's cost at a time; what was saved is not kept.
 
     Args:
         every: steps between logged steps, at least.
@@ -50,7 +52,7 @@ class Budget:
         self.on_devices = DeviceTime()
         self._asked = every
         self._offset = offset
-        self._spent = 0.0
+        self._spent = self._total = 0.0
         self._debt = 0.0
         self._last: tuple[int, float] | None = None
         self._costs: deque[float] = deque(maxlen=_REMEMBERED)
@@ -83,6 +85,7 @@ class Budget:
         now, cost = self.clock(), self._spent
         self._spent, self.cost = 0.0, cost
         cost += self.on_devices.beyond_host()
+        self._total += cost
         last, self._last = self._last, (step, now)
         if self.share is None:
             return None
@@ -95,6 +98,8 @@ class Budget:
         usual_cost = statistics.median(self._costs)
         allowed = self.share * statistics.median(self._step_seconds)
         self._debt = max(0.0, self._debt + cost - allowed * steps)
+        if self._total <= FREE_SECONDS:
+            return Settled(cost / seconds, self.every)
         needed = (usual_cost + min(self._debt, usual_cost)) / allowed
         self.every = self._asked * max(1, math.ceil(needed / self._asked - 1e-6))
         return Settled(cost / seconds, self.every)

@@ -349,7 +349,8 @@ class Watcher:
             self._voice.say(
                 "budget",
                 f"logging every {asked} steps took {settled.overhead:.1%} of the time; now every "
-                f"{settled.every}, to stay within {self._budget.share:.1%} (more in fastlog/every)",
+                f"{settled.every}, to stay within {self._budget.share:.1%}. Raise budget= for more points, or"
+                " log less: histograms=False, top_k=, include= (see fastlog/every)",
             )
         return {"fastlog/overhead": settled.overhead, "fastlog/every": float(settled.every)}
 

@@ -97,6 +97,30 @@ def test_the_budget_shrugs_off_pauses_and_follows_changes(
     assert watcher.every == 5, "never more often than asked"
 
 
+@pytest.mark.parametrize(("every", "count", "cost"), [(10, 100, 0.06), (2, 8, 0.2)])
+def test_a_short_training_keeps_its_points(
+    tmp_path: Path,
+    writer: SummaryWriter,
+    monkeypatch: pytest.MonkeyPatch,
+    every: int,
+    count: int,
+    cost: float,
+) -> None:
+    """As a tutorial's and a fine-tuning's of a few steps: all of its logging takes less than a second."""
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    clock = FakeTime(monkeypatch, cost)
+    watch(model, writer, optimizer, every=every, budget=0.01, clock=clock, histograms=False)
+    for step in range(count):
+        clock.now += 1e-3
+        clock.cost = 0.3 if step == 0 else cost  # the first look is cold
+        optimizer.zero_grad()
+        model(torch.ones(2)).sum().backward()
+        optimizer.step()
+    writer.close()
+    assert steps(tmp_path) == list(range(0, count, every))
+
+
 def test_without_a_budget_nothing_is_said_of_it(tmp_path: Path, writer: SummaryWriter) -> None:
     model = Net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import warnings
 from pathlib import Path
 from typing import Any
@@ -310,8 +311,8 @@ def test_step_numbers_that_are_none_are_said_and_counted_on(
 def test_the_budget_names_the_line_of_the_training(writer: SummaryWriter) -> None:
     model = Net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    watch(model, writer, optimizer, every=1, budget=1e-9)
-    with pytest.warns(FastlogWarning, match="to stay within") as said:
+    watch(model, writer, optimizer, every=1, budget=0.01, clock=itertools.count().__next__)
+    with pytest.warns(FastlogWarning, match=r"to stay within 1\.0%\. Raise budget=") as said:
         loss_of(model).backward()
         for _ in range(3):
             optimizer.step()
