@@ -25,6 +25,18 @@ _SEARCHES = 3  # steps at which a GradScaler is looked for
 _PROBES = 10  # first steps at which is seen whether gradients are cleared; then one in so many
 _UNITS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
+
+class Weakly:
+    """Named parameters that may go: what is left of them."""
+
+    def __init__(self, params: Named = ()) -> None:
+        self._references = [(name, weakref.ref(param)) for name, param in params]
+
+    def __call__(self) -> list[tuple[str, nn.Parameter]]:
+        found = ((name, reference()) for name, reference in self._references)
+        return [(name, param) for name, param in found if param is not None]
+
+
 Measures = dict[str, tuple[Names, Floats]]
 Number = float | Snapshot | None
 
@@ -64,22 +76,24 @@ class Notebook:
         probe: bool,
     ) -> None:
         self._owned = owned
-        self._optimizers = optimizers
+        self._held = [weakref.ref(optimizer) for optimizer in optimizers]
         self._modules = modules
         self._probing = probe
         self._probe = ClearingProbe()
         self._sampler = Sampler()
         self._fingerprint: tuple[int, ...] | None = None
         self._inventory: Inventory | None = None
-        self._looked_at: Named = ()
+        self._looked_at = Weakly()
         self._frozen: frozenset[str] = frozenset()
-        self._biases: Named = ()
-        self._unowned: Named = ()
-        self._owned_by_optimizers: Named = ()
-        self._twins: list[tuple[str, nn.Parameter, nn.Parameter]] = []
+        self._biases = self._unowned = self._owned_by_optimizers = Weakly()
+        self._heads = self._embeddings = Weakly()
         self._before: torch.Tensor | None = None
         self._scaler: weakref.ref[Any] | None = None
         self._count = 0
+
+    @property
+    def _optimizers(self) -> list[Optimizer]:
+        return [optimizer for held in self._held if (optimizer := held()) is not None]
 
     def before(self, step: int, params: Named) -> None:
         """A step that is logged begins."""
@@ -88,7 +102,7 @@ class Notebook:
         if self._changed:
             self._fingerprint = fingerprint_now
             self._look_around(step, params)
-        self._before = self._sampler.look(self._looked_at)
+        self._before = self._sampler.look(self._looked_at())
         if self._scaler is None and self._count < _SEARCHES:
             self._scaler = _scaler_above(sys._getframe())
 
@@ -102,11 +116,14 @@ class Notebook:
         note.loss_scale = None if scaler is None else _number(getattr(scaler, "_scale", None))
         note.optimizer_steps = _steps_of(self._optimizers)
         note.expected = self._expected(params, stepped)
-        note.unowned = {name: param.grad is not None for name, param in self._unowned}
-        note.looks = self._sampler.looks(self._before, self._looked_at)
+        note.unowned = {name: param.grad is not None for name, param in self._unowned()}
+        note.looks = self._sampler.looks(self._before, self._looked_at())
         note.frozen = self._frozen
-        note.units = IdleUnits.read(self._biases)
-        note.apart = {name: _differ(one, other) for name, one, other in self._twins}
+        note.units = IdleUnits.read(self._biases())
+        heads, embeddings = self._heads(), self._embeddings()
+        if len(heads) == len(embeddings):
+            pairs = zip(heads, embeddings, strict=True)
+            note.apart = {name: _differ(one, other) for (name, one), (_, other) in pairs}
         self._before = None
         self._probe_clearing(note)
         self._count += 1
@@ -119,7 +136,7 @@ class Notebook:
         if kept is not None:
             note.kept = (self._probe.name, kept)
         if self._count < _PROBES or self._count % _PROBES == 0:
-            self._probe.start(self._owned_by_optimizers)
+            self._probe.start(self._owned_by_optimizers())
 
     def stop(self) -> None:
         """Takes away what is hooked into the model."""
@@ -139,22 +156,28 @@ class Notebook:
         self._inventory = inventory
         by_name = {name: param for name, param, _ in owned}
         in_groups = {name for name, p in inventory.parameters.items() if p.group is not None}
-        self._owned_by_optimizers = [(n, by_name[n]) for n in in_groups if inventory.parameters[n].trainable]
+        trained = [(n, by_name[n]) for n in in_groups if inventory.parameters[n].trainable]
+        self._owned_by_optimizers = Weakly(trained)
         self._frozen = frozenset(n for n in in_groups if not inventory.parameters[n].trainable)
-        self._looked_at = [*params, *((name, by_name[name]) for name in sorted(self._frozen))]
-        self._biases = [
+        frozen = [(name, by_name[name]) for name in sorted(self._frozen)]
+        self._looked_at = Weakly([*params, *frozen])
+        biases = [
             (name, param)
             for name, param, module in owned
             if isinstance(module, _UNITS) and param is module.bias
             if param.requires_grad and param.numel() <= _MOST_UNITS
         ]
-        self._unowned = [
+        self._biases = Weakly(biases)
+        unowned = [
             (name, by_name[name])
             for name, p in inventory.parameters.items()
             if p.trainable and p.group is None and self._optimizers
         ]
+        self._unowned = Weakly(unowned)
         if self._count == 0:
-            self._twins = _twins(owned)
+            twins = _twins(owned)
+            self._heads = Weakly([(name, head) for name, head, _ in twins])
+            self._embeddings = Weakly([(name, embedding) for name, _, embedding in twins])
 
 
 class NoteReader:

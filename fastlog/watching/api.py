@@ -137,7 +137,7 @@ def watch(
             the first.
         health: rules look at the same summaries, and say what is wrong: a warning, a card (text
             ``fastlog/health``), a series ``fastlog/health/RULE`` that is 1 where it is so. What they have
-            to know is kept in the event file. The model then lives as long as the watcher.
+            to know is kept in the event file.
         mute: findings that are meant to be so: reasons by rule, as in ``{"no-gradient": "frozen so far"}``;
             ``"RULE:REGULAR EXPRESSION"`` for some tensors.
         on_finding: gets each finding when the next step begins, on the thread that trains, and may raise to

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
 from torch.optim import Optimizer
 
 from fastlog.health.findings import Finding
+from fastlog.health.inventory import Owned
 from fastlog.health.live import Attendant, Live, weakly
 from fastlog.health.noting import Notebook
 from fastlog.watching import selection, series
@@ -29,12 +31,19 @@ def judge(
     """Findings are said with the writer's warnings, and written to its file. See ``fastlog.watch``."""
     seen = bool(plan.log & {series.ACTIVATIONS, series.ACTIVATION_GRADIENTS})
 
+    held = weakref.ref(model)
+
+    def owned() -> Owned:
+        found = held()
+        return [] if found is None else selection.owned_parameters(found, plan.names)
+
     def classes() -> dict[str, str]:
-        found = selection.modules(model, plan.names, plan.modules) if seen else []
-        return {name: type(module).__name__ for name, module in found}
+        found = held()
+        modules = selection.modules(found, plan.names, plan.modules) if seen and found is not None else []
+        return {name: type(module).__name__ for name, module in modules}
 
     notebook = Notebook(
-        lambda: selection.owned_parameters(model, plan.names),
+        owned,
         optimizers,
         classes,
         probe=not selection.compiled(model),
