@@ -25,7 +25,7 @@ import torch
 
 import fastlog
 from fastlog.summaries.cuda import devices
-from fastlog.summaries.engines import endless, pack_many
+from fastlog.summaries.engines import pack_many, wait_forever
 from fastlog.summaries.summary import EDGES
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float8_e4m3fn)
@@ -142,7 +142,7 @@ def contenders(device: Device) -> dict[str, Contender]:
 
 def start(tensors: list[torch.Tensor]) -> Any:
     """What `add_histogram` and `watch` do on the calling thread; the result is read elsewhere."""
-    return pack_many(tensors, None, endless)
+    return pack_many(tensors, None, wait_forever)
 
 
 def _bucketize(edges: torch.Tensor) -> Callable[[list[torch.Tensor]], object]:

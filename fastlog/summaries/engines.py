@@ -12,52 +12,52 @@ from fastlog.common.no_compile import eager
 from fastlog.summaries.cuda.devices import transfers_of
 from fastlog.summaries.cuda.plain import PlainFlight, start_plain
 from fastlog.summaries.cuda.runtime import is_capturing
-from fastlog.summaries.cuda.transfers import CAPTURED, Flight, Transfers
+from fastlog.summaries.cuda.transfers import CAPTURED, PendingLaunch, Transfers
 from fastlog.summaries.reference import summarize_reference
 from fastlog.summaries.summary import TensorSummary
 from fastlog.summaries.tensors import View, is_on_cuda, is_tensor_like, view_of, with_zeros
 
 
-class NoRoom(Exception):
-    """So much is in flight that there is no pinned memory for more, and time to wait for it is up."""
+class PinnedMemoryFull(Exception):
+    """So much is in launch that there is no pinned memory for more, and the time to wait for it is up."""
 
 
-class Later:
+class PendingSummary:
     """The packed summary of one tensor that a device still works on: ``bytes`` of it waits for the device.
 
     ``len`` is the pinned memory that it holds until then, in bytes. What is pickled are the ``bytes``.
     """
 
-    __slots__ = ("_flight", "_names", "_place")
+    __slots__ = ("_launch", "_names", "_place")
 
-    def __init__(self, flight: Flight | PlainFlight, place: int, names: Sequence[str]) -> None:
-        self._flight = flight
+    def __init__(self, launch: PendingLaunch | PlainFlight, place: int, names: Sequence[str]) -> None:
+        self._launch = launch
         self._place = place
         self._names = names
 
     def __bytes__(self) -> bytes:
         """Raises RuntimeError, with CUDA's own text, where the device failed."""
         try:
-            return self._flight.packed()[self._place]
+            return self._launch.packed()[self._place]
         except RuntimeError as error:
             raise RuntimeError(f"{_all_of(self._names)}: {error}") from error
 
     def __len__(self) -> int:
-        return self._flight.nbytes // len(self._names)
+        return self._launch.nbytes // len(self._names)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return bytes, (bytes(self),)
 
 
-Packed: TypeAlias = bytes | Later
+Packed: TypeAlias = bytes | PendingSummary
 """``bytes(packed)`` is ``TensorSummary.to_packed()``; ``len(packed)`` what it holds in memory."""
 
-Patience: TypeAlias = Callable[[], float | None]
-"""Seconds to wait for pinned memory where too much is in flight; None: as long as it takes."""
+WaitSeconds: TypeAlias = Callable[[], float | None]
+"""Seconds to wait for pinned memory where too much is in launch; None: as long as it takes."""
 
 
-def endless() -> None:
-    """The patience of who needs the result."""
+def wait_forever() -> None:
+    """Waits for pinned memory as long as it takes."""
 
 
 def refuse_captured(tensors: Iterable[Any]) -> None:
@@ -73,17 +73,17 @@ def refuse_captured(tensors: Iterable[Any]) -> None:
         raise RuntimeError(CAPTURED)
 
 
-def pack_one(values: Any, name: str = "values", patience: Patience = endless) -> Packed:
+def pack_one(values: Any, name: str = "values", wait_seconds: WaitSeconds = wait_forever) -> Packed:
     """The packed summary of one tensor, array, number or (nested) list of numbers.
 
     Args:
         values: a tensor on a CUDA device is not waited for.
         name: how to call it in errors.
-        patience: asked where too much is in flight.
+        wait_seconds: asked where too much is in launch.
 
     Raises:
         TypeError: as `summarize`.
-        NoRoom: not within ``patience``.
+        PinnedMemoryFull: not within ``wait_seconds``.
         RuntimeError: a CUDA device refuses (graph capture, a failed launch, no memory).
     """
     if isinstance(values, torch.Tensor) and is_on_cuda(values):
@@ -91,13 +91,13 @@ def pack_one(values: Any, name: str = "values", patience: Patience = endless) ->
     view = view_of(values, name)
     if isinstance(view, View) and view.device is None:
         return core.summarize_one(view[0], view[1], view[2], view[3], torch.get_num_threads())
-    return _pack([view], [name], patience)[0]
+    return _pack([view], [name], wait_seconds)[0]
 
 
 def pack_many(
     tensors: Sequence[Any],
     names: Sequence[str] | None = None,
-    patience: Patience = endless,
+    wait_seconds: WaitSeconds = wait_forever,
     scale: torch.Tensor | None = None,
 ) -> list[Packed]:
     """Packed summaries of many tensors, in one call of the engine of each device; see `pack_one`.
@@ -109,23 +109,23 @@ def pack_many(
     refuse_captured(tensors)
     names = names or [f"values[{i}]" for i in range(len(tensors))]
     views = [view_of(tensor, name) for tensor, name in zip(tensors, names, strict=True)]
-    return _pack(views, names, patience, scale)
+    return _pack(views, names, wait_seconds, scale)
 
 
-def start(tensor: torch.Tensor, name: str, patience: Patience) -> Later | None:
+def start(tensor: torch.Tensor, name: str, wait_seconds: WaitSeconds) -> PendingSummary | None:
     """As `pack_one` for a tensor on a CUDA device with an engine; None for others."""
     refuse_captured([tensor])
     view = view_of(tensor, name)
     if not isinstance(view, View) or view.device is None:
         return None
     transfers = transfers_of(view.device)
-    return None if transfers is None else _start(transfers, [view], [name], patience)[0]
+    return None if transfers is None else _start(transfers, [view], [name], wait_seconds)[0]
 
 
 def _pack(
     views: list[View | torch.Tensor],
     names: Sequence[str],
-    patience: Patience,
+    wait_seconds: WaitSeconds,
     scale: torch.Tensor | None = None,
 ) -> list[Packed]:
     packed: dict[int, Packed] = {}
@@ -141,7 +141,7 @@ def _pack(
         if transfers is None:
             started = _start_plain(device, list(part.values()), own_names, scale)
         else:
-            started = _start(transfers, list(part.values()), own_names, patience, scale)
+            started = _start(transfers, list(part.values()), own_names, wait_seconds, scale)
         packed.update(zip(part, started, strict=True))
     if host:
         if scale is not None:
@@ -158,19 +158,19 @@ def _start(
     transfers: Transfers,
     views: Sequence[View],
     names: Sequence[str],
-    patience: Patience,
+    wait_seconds: WaitSeconds,
     scale: torch.Tensor | None = None,
-) -> list[Later]:
+) -> list[PendingSummary]:
     try:
         # Read in stream order, as the tensors are: torch may have its memory back when the call is over.
         multiplier = None if scale is None else _beside(scale, views[0].owner).float().reciprocal()
         address = 0 if multiplier is None else multiplier.data_ptr()
-        flight = transfers.start([(v[0], v[1], v[2], v[3], address) for v in views], patience())
+        launch = transfers.start([(v[0], v[1], v[2], v[3], address) for v in views], wait_seconds())
     except RuntimeError as error:
         raise RuntimeError(f"{_all_of(names)}: {error}") from error
-    if flight is None:
-        raise NoRoom
-    return [Later(flight, i, names) for i in range(len(views))]
+    if launch is None:
+        raise PinnedMemoryFull
+    return [PendingSummary(launch, i, names) for i in range(len(views))]
 
 
 def _beside(scale: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
@@ -186,12 +186,12 @@ def _divided(view: View, scale: torch.Tensor) -> View:
 
 def _start_plain(
     device: int, views: Sequence[View], names: Sequence[str], scale: torch.Tensor | None
-) -> list[Later]:
+) -> list[PendingSummary]:
     try:
-        flight = start_plain([_dense(view, scale) for view in views], device)
+        launch = start_plain([_dense(view, scale) for view in views], device)
     except RuntimeError as error:
         raise RuntimeError(f"{_all_of(names)}: {error}") from error
-    return [Later(flight, i, names) for i in range(len(views))]
+    return [PendingSummary(launch, i, names) for i in range(len(views))]
 
 
 def _dense(view: View | torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:

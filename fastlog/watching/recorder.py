@@ -12,7 +12,7 @@ import torch
 from fastlog.common.notices import FastlogWarning, SinkError
 from fastlog.distributed.parts import Merged, Record
 from fastlog.events.items import DEVICE, JOB
-from fastlog.summaries.engines import NoRoom, pack_many
+from fastlog.summaries.engines import PinnedMemoryFull, pack_many
 from fastlog.summaries.tensors import view_of
 from fastlog.watching import series
 from fastlog.watching.budget import Budget
@@ -105,7 +105,7 @@ class Recorder:
         names = [reading.place for reading in readings]
         try:
             packed = pack_many([r.tensor for r in readings], names, self.writer._patience, scale)
-        except NoRoom:
+        except PinnedMemoryFull:
             self.writer._refuse()
             return []
         return [Record(r.kind, r.name, p, r.part, r.whole) for r, p in zip(readings, packed, strict=True)]

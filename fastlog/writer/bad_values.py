@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Literal
 
 from fastlog.common.notices import Relay, SinkError
-from fastlog.summaries.engines import NoRoom
+from fastlog.summaries.engines import PinnedMemoryFull
 
 
 class BadValues(Relay):
@@ -74,7 +74,7 @@ class Guard:
         if isinstance(error, TypeError):
             at_place(self._place, error)
             return False
-        if isinstance(error, NoRoom):
+        if isinstance(error, PinnedMemoryFull):
             self._refuse()
         else:
             self._bad_values.report(self._place, error)

@@ -9,24 +9,24 @@ import numpy as np
 import torch
 
 from fastlog.events.items import DEVICE, JOB, SCALAR, Item
-from fastlog.summaries.engines import Later, NoRoom, start
+from fastlog.summaries.engines import PendingSummary, PinnedMemoryFull, start
 from fastlog.summaries.summary import TensorSummary
 from fastlog.writer.encode.snapshots import Snapshot, as_float, take_one
 
 
-class NumberInFlight(Snapshot):
+class PendingNumber(Snapshot):
     """A tensor of one element as its summary, on its way with those of histograms."""
 
-    __slots__ = ("_later",)
+    __slots__ = ("_pending",)
 
-    def __init__(self, later: Later) -> None:
-        self._later = later
+    def __init__(self, pending: PendingSummary) -> None:
+        self._pending = pending
         self.shape = ()
-        self.nbytes = len(later)
+        self.nbytes = len(pending)
 
     def array(self) -> np.ndarray[Any, Any]:
         """The number, float64; waits for the device."""
-        summary = TensorSummary.from_engine(bytes(self._later))
+        summary = TensorSummary.from_engine(bytes(self._pending))
         if summary.num_finite:
             return np.array(summary.min)
         return np.array(math.nan if summary.nan else math.inf if summary.pos_inf else -math.inf)
@@ -42,11 +42,11 @@ def take_number(value: torch.Tensor, argument: str) -> Snapshot:
     """
     if value.is_cuda and value.numel() == 1:
         try:
-            later = start(value, argument, lambda: 0.0)
-        except NoRoom:  # among those of histograms: a copy of its own takes little
-            later = None
-        if later is not None:
-            return NumberInFlight(later)
+            pending = start(value, argument, lambda: 0.0)
+        except PinnedMemoryFull:  # among those of histograms: a copy of its own takes little
+            pending = None
+        if pending is not None:
+            return PendingNumber(pending)
     return take_one(value, argument)
 
 

@@ -35,9 +35,9 @@ def _rows(tensors: list[torch.Tensor]) -> list[Row]:
 
 
 def _read(transfers: Transfers, tensors: list[torch.Tensor]) -> list[TensorSummary]:
-    flight = transfers.start(_rows(tensors))
-    assert flight is not None
-    return [TensorSummary.from_packed(packed) for packed in flight.packed()]
+    pending = transfers.start(_rows(tensors))
+    assert pending is not None
+    return [TensorSummary.from_packed(packed) for packed in pending.packed()]
 
 
 def _assert_same(found: list[TensorSummary], tensors: list[torch.Tensor]) -> None:
@@ -87,12 +87,12 @@ def test_no_synchronisation_and_the_value_at_the_call(transfers: Transfers) -> N
     before = [tensor.clone() for tensor in tensors]
     _read(transfers, tensors)
     with _nothing_waits():
-        flight = transfers.start(_rows(tensors))
+        pending = transfers.start(_rows(tensors))
         for tensor in tensors:
             tensor.zero_()
         del tensor, tensors
-    assert flight is not None
-    _assert_same([TensorSummary.from_packed(packed) for packed in flight.packed()], before)
+    assert pending is not None
+    _assert_same([TensorSummary.from_packed(packed) for packed in pending.packed()], before)
 
 
 def test_threads_and_streams(transfers: Transfers) -> None:
@@ -120,8 +120,8 @@ def test_more_than_32_bits_of_values(transfers: Transfers) -> None:
 
 def test_a_capture_in_another_thread_survives_reads(transfers: Transfers) -> None:
     tensor = torch.randn(1000, device="cuda")
-    flights = [transfers.start(_rows([tensor])) for _ in range(50)]
-    reader = threading.Thread(target=lambda: [flight.packed() for flight in flights if flight])
+    started = [transfers.start(_rows([tensor])) for _ in range(50)]
+    reader = threading.Thread(target=lambda: [pending.packed() for pending in started if pending])
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         reader.start()

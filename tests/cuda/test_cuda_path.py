@@ -20,7 +20,7 @@ from queue_doubles import until
 import fastlog
 import fastlog.summaries.cuda.devices
 from fastlog import FastlogWarning, SummaryWriter, TensorSummary
-from fastlog.summaries.engines import Later, pack_many
+from fastlog.summaries.engines import PendingSummary, pack_many
 
 
 def _tensors() -> list[torch.Tensor]:
@@ -53,7 +53,7 @@ def test_summarize(fake_cuda: FakeCuda) -> None:
 def test_a_summary_that_is_sent_elsewhere_arrives_as_bytes(fake_cuda: FakeCuda) -> None:
     tensors = _tensors()
     later = pack_many([fake_cuda.tensor(tensor) for tensor in tensors])
-    assert all(type(one) is Later for one in later)
+    assert all(type(one) is PendingSummary for one in later)
     arrived = pickle.loads(pickle.dumps(later))
     assert arrived == [bytes(one) for one in later]
     _assert_same([TensorSummary.from_packed(packed) for packed in arrived], fastlog.summarize(tensors))

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 from cuda_on_cpu.device import LateEvent, LateRuntime
-from cuda_on_cpu.flights import assert_summaries, read, rows_of, tensors_of, transfers_on
+from cuda_on_cpu.launches import assert_summaries, read, rows_of, tensors_of, transfers_on
 
 from fastlog.summaries.cuda import transfers as transfer
-from fastlog.summaries.cuda.transfers import Flight
+from fastlog.summaries.cuda.transfers import PendingLaunch
 
 
 def test_it_is_the_value_at_the_call_in_stream_order(late_runtime: LateRuntime) -> None:
@@ -28,40 +28,40 @@ def test_it_is_the_value_at_the_call_in_stream_order(late_runtime: LateRuntime) 
         0,
         lambda: [tensor.mul_(2) for tensor in tensors if tensor.is_floating_point() and tensor.itemsize > 1],
     )
-    flight = transfers.start(rows_of(tensors))
+    pending = transfers.start(rows_of(tensors))
     late_runtime.device.put(0, lambda: [tensor.zero_() for tensor in tensors])
     late_runtime.device.gate.set()
     doubled = [t * 2 if t.is_floating_point() and t.itemsize > 1 else t for t in before]
-    assert_summaries(read(flight), doubled)
+    assert_summaries(read(pending), doubled)
 
 
 def test_the_calling_thread_never_waits(late_runtime: LateRuntime) -> None:
     transfers = transfers_on(late_runtime)
     late_runtime.device.gate.clear()
     calls = [tensors_of(seed) for seed in range(20)]
-    flights = [transfers.start(rows_of(tensors)) for tensors in calls]
+    started = [transfers.start(rows_of(tensors)) for tensors in calls]
     assert transfers.stats()["in_flight"] == 20
     late_runtime.device.gate.set()
-    for flight, tensors in zip(flights, calls, strict=True):
-        assert_summaries(read(flight), tensors)
+    for pending, tensors in zip(started, calls, strict=True):
+        assert_summaries(read(pending), tensors)
     assert transfers.stats()["in_flight"] == transfers.stats()["in_flight_bytes"] == 0
 
 
 def test_the_double_notices_a_wait(late_runtime: LateRuntime) -> None:
-    flight = transfers_on(late_runtime).start(rows_of(tensors_of(1)))
-    assert flight is not None
+    pending = transfers_on(late_runtime).start(rows_of(tensors_of(1)))
+    assert pending is not None
     with pytest.raises(AssertionError, match="a training thread waits"):
-        flight.packed()
+        pending.packed()
 
 
 def test_the_double_notices_an_early_read(late_runtime: LateRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     transfers = transfers_on(late_runtime)
     read(transfers.start(rows_of(tensors_of(1))))
     late_runtime.device.gate.clear()
-    flight = transfers.start(rows_of(tensors_of(1)))
+    pending = transfers.start(rows_of(tensors_of(1)))
     monkeypatch.setattr(LateEvent, "wait", lambda event: None)
     with pytest.raises(RuntimeError, match="has not written"):
-        read(flight)
+        read(pending)
 
 
 def test_nothing_is_allocated_once_warm(late_runtime: LateRuntime) -> None:
@@ -78,11 +78,11 @@ def test_a_workspace_that_grows_while_the_old_one_is_in_use(late_runtime: LateRu
     transfers = transfers_on(late_runtime)
     late_runtime.device.gate.clear()
     calls = [tensors_of(seed, count=1 + 20 * seed) for seed in range(4)]
-    flights = [transfers.start(rows_of(tensors)) for tensors in calls]
+    started = [transfers.start(rows_of(tensors)) for tensors in calls]
     gc.collect()
     late_runtime.device.gate.set()
-    for flight, tensors in zip(flights, calls, strict=True):
-        assert_summaries(read(flight), tensors)
+    for pending, tensors in zip(started, calls, strict=True):
+        assert_summaries(read(pending), tensors)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -97,9 +97,9 @@ def test_threads_and_streams(cuda_module: ModuleType, seed: int) -> None:
         for step in range(5):
             tensors = tensors_of(100 * stream + step, count=3)
             before = [tensor.clone() for tensor in tensors]
-            flight = transfers.start(rows_of(tensors))
+            pending = transfers.start(rows_of(tensors))
             runtime.device.put(stream, lambda tensors=tensors: [tensor.zero_() for tensor in tensors])
-            results.append((read(flight), before))
+            results.append((read(pending), before))
 
     threads = [threading.Thread(target=train, args=(1 + i % 2,)) for i in range(4)]
     for thread in threads:
@@ -140,17 +140,17 @@ def test_back_pressure(late_runtime: LateRuntime) -> None:
     transfers = transfers_on(late_runtime, max_bytes=1 << 15)
     tensors = tensors_of(5, count=1)
     late_runtime.device.gate.clear()
-    flights = [transfers.start(rows_of(tensors)) for _ in range(2)]
+    started = [transfers.start(rows_of(tensors)) for _ in range(2)]
     # Full: the newcomer is refused, at once or after its time; those in flight stay.
     assert transfers.start(rows_of(tensors), timeout=0) is None
     assert transfers.start(rows_of(tensors), timeout=0.06) is None
     assert transfers.stats()["refused"] == 2
-    late: list[Flight | None] = []
+    late: list[PendingLaunch | None] = []
     blocked = threading.Thread(target=lambda: late.append(transfers.start(rows_of(tensors))))
     blocked.start()
     late_runtime.device.gate.set()
-    for flight in flights:
-        assert_summaries(read(flight), tensors)
+    for pending in started:
+        assert_summaries(read(pending), tensors)
     blocked.join(timeout=60)
     assert_summaries(read(late[0]), tensors)
     assert transfers.stats()["pinned_bytes"] <= 1 << 15
@@ -160,10 +160,10 @@ def test_a_call_larger_than_the_limit_passes_alone(late_runtime: LateRuntime) ->
     transfers = transfers_on(late_runtime, max_bytes=1 << 15)
     small, large = tensors_of(6, count=1), tensors_of(7, count=30)
     late_runtime.device.gate.clear()
-    flight = transfers.start(rows_of(small))
+    pending = transfers.start(rows_of(small))
     assert transfers.start(rows_of(large), timeout=0) is None
     late_runtime.device.gate.set()
-    assert_summaries(read(flight), small)
+    assert_summaries(read(pending), small)
     assert_summaries(read(transfers.start(rows_of(large))), large)
     assert_summaries(read(transfers.start(rows_of(small))), small)
 
@@ -184,8 +184,8 @@ def test_what_is_let_go_unread_returns_after_the_device_is_done(late_runtime: La
 def test_memory_in_use_outlives_everything(late_runtime: LateRuntime) -> None:
     late_runtime.device.gate.clear()
     transfers = transfers_on(late_runtime)
-    flight = transfers.start(rows_of(tensors_of(8)))
-    del transfers, flight
+    pending = transfers.start(rows_of(tensors_of(8)))
+    del transfers, pending
     gc.collect()
     late_runtime.device.gate.set()
     late_runtime.device.synchronize()  # would read and write overwritten memory, and crash
@@ -194,35 +194,35 @@ def test_memory_in_use_outlives_everything(late_runtime: LateRuntime) -> None:
 
 def test_a_flight_can_be_read_again(late_runtime: LateRuntime) -> None:
     transfers = transfers_on(late_runtime)
-    flight = transfers.start(rows_of(tensors_of(9)))
-    first = read(flight)
+    pending = transfers.start(rows_of(tensors_of(9)))
+    first = read(pending)
     read(transfers.start(rows_of(tensors_of(10))))
-    assert read(flight) == first
+    assert read(pending) == first
 
 
-def test_finished_flights_make_room_without_a_reader(late_runtime: LateRuntime) -> None:
-    """The thread that needs room holds all flights itself: it reads what is finished, and waits for none."""
+def test_finished_launches_make_room_without_a_reader(late_runtime: LateRuntime) -> None:
+    """The thread that needs room holds all launches itself: it reads what is finished, and waits for none."""
     transfers = transfers_on(late_runtime, max_bytes=1 << 15)
     calls = [tensors_of(seed, count=1) for seed in range(20)]
-    flights = [transfers.start(rows_of(tensors)) for tensors in calls]
+    started = [transfers.start(rows_of(tensors)) for tensors in calls]
     assert transfers.stats()["pinned_bytes"] == 1 << 15
-    for flight, tensors in zip(flights, calls, strict=True):
-        assert_summaries(read(flight), tensors)
+    for pending, tensors in zip(started, calls, strict=True):
+        assert_summaries(read(pending), tensors)
     assert transfers.stats()["in_flight"] == transfers.stats()["in_flight_bytes"] == 0
 
 
-def test_a_flight_that_starts_while_another_thread_makes_room(
+def test_a_launch_that_starts_while_another_thread_makes_room(
     late_runtime: LateRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It joins the flights when the other thread has looked through them, not meanwhile."""
+    """It joins the pending launches when the other thread has looked through them, not meanwhile."""
     transfers = transfers_on(late_runtime, max_bytes=1 << 15)
     tensors = tensors_of(5, count=1)
-    flights = [transfers.start(rows_of(tensors))]
+    launches = [transfers.start(rows_of(tensors))]
     started, looked_at = threading.Event(), threading.Event()
-    late: list[Flight | None] = []
+    late: list[PendingLaunch | None] = []
     other = threading.Thread(target=lambda: late.append(transfers.start(rows_of(tensors))))
 
-    class StartedByOther(Flight):
+    class StartedByOther(PendingLaunch):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
             started.set()
@@ -230,27 +230,27 @@ def test_a_flight_that_starts_while_another_thread_makes_room(
 
     class LookedThrough(deque[Any]):
         def __iter__(self) -> Iterator[Any]:
-            for flight in super().__iter__():
-                yield flight
+            for pending in super().__iter__():
+                yield pending
                 looked_at.set()
                 other.join(0.2)
 
-    monkeypatch.setattr(transfer, "Flight", StartedByOther)
+    monkeypatch.setattr(transfer, "PendingLaunch", StartedByOther)
     other.start()
     started.wait()
-    monkeypatch.setattr(transfer, "Flight", Flight)
-    transfers._flights = LookedThrough(transfers._flights)
-    flights.append(transfers.start(rows_of(tensors)))
+    monkeypatch.setattr(transfer, "PendingLaunch", PendingLaunch)
+    transfers._pending = LookedThrough(transfers._pending)
+    launches.append(transfers.start(rows_of(tensors)))
     other.join()
-    for flight in (*flights, *late):
-        assert_summaries(read(flight), tensors)
+    for pending in (*launches, *late):
+        assert_summaries(read(pending), tensors)
 
 
 def test_reading_needs_no_lock_that_an_interrupted_thread_may_hold(late_runtime: LateRuntime) -> None:
     """A signal handler that flushes waits for the worker, inside of whatever the main thread was doing."""
     transfers = transfers_on(late_runtime)
     tensors = tensors_of(13)
-    flight = transfers.start(rows_of(tensors))
+    pending = transfers.start(rows_of(tensors))
     with transfers._lock, transfers._enqueueing:
-        assert_summaries(read(flight), tensors)
+        assert_summaries(read(pending), tensors)
     assert transfers.stats()["in_flight"] == 0

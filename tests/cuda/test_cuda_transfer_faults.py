@@ -10,20 +10,20 @@ from typing import Any
 import pytest
 import torch
 from cuda_on_cpu.device import LateRuntime
-from cuda_on_cpu.flights import assert_summaries, read, rows_of, tensors_of, transfers_on
+from cuda_on_cpu.launches import assert_summaries, read, rows_of, tensors_of, transfers_on
 
 
 def test_a_failure_found_while_making_room_comes_to_the_reader(late_runtime: LateRuntime) -> None:
     transfers = transfers_on(late_runtime, max_bytes=1 << 14)
     late_runtime.failure = late_runtime.module.CudaError("an illegal memory access")
-    flight = transfers.start(rows_of(tensors_of(11, count=1)))
+    pending = transfers.start(rows_of(tensors_of(11, count=1)))
     late_runtime.device.synchronize()
     late_runtime.failure = None
     tensors = tensors_of(12, count=1)
     assert_summaries(read(transfers.start(rows_of(tensors), timeout=0)), tensors)
     for _ in range(2):
         with pytest.raises(RuntimeError, match="illegal memory access"):
-            read(flight)
+            read(pending)
 
 
 def test_a_refused_launch_leaves_the_rest_usable(late_runtime: LateRuntime) -> None:
@@ -45,10 +45,10 @@ def test_a_device_that_fails_later_says_so_to_the_reader(late_runtime: LateRunti
         "waiting for summaries on CUDA device 0: an illegal memory access"
     )
     late_runtime.device.gate.clear()
-    flight = transfers.start(rows_of(tensors_of(11)))
+    pending = transfers.start(rows_of(tensors_of(11)))
     late_runtime.device.gate.set()
     with pytest.raises(RuntimeError, match="illegal memory access"):
-        read(flight)
+        read(pending)
     assert transfers.stats()["in_flight"] == 0
 
 

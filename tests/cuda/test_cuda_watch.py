@@ -120,7 +120,7 @@ def test_watch_under_back_pressure_drops_and_counts(fake_cuda: FakeCuda, tmp_pat
 
 
 def test_activations_of_many_passes_do_not_wait_for_each_other(fake_cuda: FakeCuda, tmp_path: Path) -> None:
-    """Their flights are in nobody's queue before the step ends: the ring is emptied without the worker."""
+    """Their launches are in nobody's queue before the step ends: the ring is emptied without the worker."""
     limit_pinned_memory(1 << 15)
     model = on_device(fake_cuda, Net())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

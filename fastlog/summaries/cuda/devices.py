@@ -140,9 +140,9 @@ def self_check(runtime: Runtime, transfers: Transfers, chunk_values: int) -> str
     host = np.frombuffer(data, np.uint8).ctypes.data
     with runtime.aside():
         memory = runtime.upload(data)
-        flight = transfers.start([(memory.data_ptr() + at, n, code, 0, 0) for at, n, code in samples])
-        assert flight is not None
-        found = flight.packed()
+        pending = transfers.start([(memory.data_ptr() + at, n, code, 0, 0) for at, n, code in samples])
+        assert pending is not None
+        found = pending.packed()
     expected = core.summarize([(host + at, n, code, 0) for at, n, code in samples], 1)
     pairs = zip(samples, found, expected, strict=True)
     wrong = sorted({sample[2] for sample, *pair in pairs if not _agree(*pair)})

@@ -1,6 +1,6 @@
-"""Summaries on their way from a CUDA device: who may use which pinned memory, and when it can be read.
+"""Summaries that a CUDA device still makes: who may use which pinned memory, and when it can be read.
 
-The calling thread only enqueues work on its current stream; whoever reads a `Flight` (the worker) waits.
+The calling thread only enqueues work on its current stream. The worker, which reads a `PendingLaunch`, waits.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _SMALLEST = 1 << 14
 _LOOK_AGAIN = 0.002  # seconds between looks at the device, for who waits for pinned memory
 _MAX_STREAMS = 16  # that keep their device memory; those used longest ago give it back, in stream order
-_AT_A_TIME = 16  # flights that it finds finished, or not, before it is content
+_AT_A_TIME = 16  # launches that it finds finished, or unfinished, before it stops looking
 
 # Pinned memory that a device may still use outlives everything else, even the object that it was taken for.
 _used_by_devices: set[_Slot] = set()
@@ -63,7 +63,7 @@ class _Ledger:
     in_flight_bytes: int = 0
 
 
-class Flight:
+class PendingLaunch:
     """Summaries that a device still works on; let go unread, it gives its memory back."""
 
     __slots__ = ("__weakref__", "_error", "_launches", "_lock", "_slot", "_summaries", "_transfers", "nbytes")
@@ -79,7 +79,7 @@ class Flight:
         """Pinned bytes held until they have been read."""
 
     @property
-    def landed(self) -> bool:
+    def is_collected(self) -> bool:
         """Whether the pinned memory is given back."""
         return self._slot is None
 
@@ -91,21 +91,21 @@ class Flight:
         """
         with self._lock:
             if self._slot is not None:
-                self._land(self._slot, wait=True)
+                self._collect(self._slot, wait=True)
         if self._error is not None:
             raise self._error
         return self._summaries
 
-    def land(self) -> bool:
+    def collect(self) -> bool:
         """Gives the pinned memory back if the device has finished; never waits."""
         if not self._lock.acquire(blocking=False):  # somebody waits for it in `packed`
             return False
         try:
-            return self._slot is None or self._land(self._slot, wait=False)
+            return self._slot is None or self._collect(self._slot, wait=False)
         finally:
             self._lock.release()
 
-    def _land(self, slot: _Slot, wait: bool) -> bool:
+    def _collect(self, slot: _Slot, wait: bool) -> bool:
         try:
             if wait:
                 slot.event.wait()
@@ -119,7 +119,7 @@ class Flight:
             self._summaries = summaries
         except Exception as error:
             self._slot, self._error = None, error
-            self._transfers._lose(slot)
+            self._transfers._retire(slot)
         else:
             self._slot = None
             self._transfers._release(slot)
@@ -127,7 +127,7 @@ class Flight:
 
     def __del__(self) -> None:
         if self._slot is not None:
-            self._transfers._abandon(self._slot)
+            self._transfers._drop_unread(self._slot)
 
 
 class Transfers:
@@ -150,16 +150,16 @@ class Transfers:
         self._tables = runtime.upload(runtime.tables())
         self._workspaces: dict[int, _Workspace] = {}
         self._ledger = _Ledger()
-        self._flights: deque[weakref.ref[Flight]] = deque()  # oldest first, landed ones among them
+        self._pending: deque[weakref.ref[PendingLaunch]] = deque()  # oldest first, collected ones among them
         # Who gives memory back takes no lock: it may be a finaliser, or the worker for which a signal handler
         # waits whose thread was interrupted inside of the lock.
         self._returned: deque[_Slot] = deque()
-        self._lost: deque[_Slot] = deque()
-        self._abandoned: deque[_Slot] = deque()
+        self._retired: deque[_Slot] = deque()
+        self._unread: deque[_Slot] = deque()
         self._lock = threading.Lock()
         self._enqueueing = threading.Lock()  # a stream's launches share its workspace: one at a time
 
-    def start(self, rows: Sequence[Row], timeout: float | None = None) -> Flight | None:
+    def start(self, rows: Sequence[Row], timeout: float | None = None) -> PendingLaunch | None:
         """Enqueues the summaries of ``rows`` on the current stream and returns at once.
 
         The memory behind the rows is read in stream order, as by any torch operation on that stream.
@@ -189,17 +189,17 @@ class Transfers:
             with self._enqueueing:
                 self._enqueue(launches, slot)
         except BaseException:
-            self._leave_behind(slot)
+            self._give_up(slot)
             raise
-        flight = Flight(self, launches, slot)
+        pending = PendingLaunch(self, launches, slot)
         with self._lock:
-            self._flights.append(weakref.ref(flight))
-        return flight
+            self._pending.append(weakref.ref(pending))
+        return pending
 
     def stats(self) -> dict[str, int]:
         """Launches, calls refused for lack of room, and bytes: pinned, of them in flight, on the device."""
         with self._lock:
-            self._collect()
+            self._book_returned()
             ledger = self._ledger
             return {
                 "launches": ledger.launches,
@@ -252,8 +252,8 @@ class Transfers:
         ledger = self._ledger
         while True:
             with self._lock:
-                self._collect()
-                self._forget_landed()
+                self._book_returned()
+                self._forget_collected()
                 if not ledger.in_flight or ledger.in_flight_bytes + nbytes <= self._max_bytes:
                     ledger.in_flight += 1
                     ledger.in_flight_bytes += nbytes
@@ -265,7 +265,7 @@ class Transfers:
                             slots.clear()
                     ledger.pinned_bytes += nbytes
                     break
-            if self._land_finished():
+            if self._collect_finished():
                 continue
             left = _LOOK_AGAIN if deadline is None else min(_LOOK_AGAIN, deadline - time.monotonic())
             if left <= 0:
@@ -278,70 +278,70 @@ class Transfers:
         except BaseException:
             with self._lock:
                 ledger.pinned_bytes -= nbytes
-                self._land(nbytes)
+                self._book(nbytes)
             raise
 
-    def _land_finished(self) -> bool:
+    def _collect_finished(self) -> bool:
         """Reads what the device has finished, so that its memory serves the next; False: there is none.
 
-        So nobody waits for memory that only he could give back, be it because he has not put his flights into
-        a queue yet, or because the queue's worker is held up.
+        The calling thread may hold unread launches that are in no queue yet, or the queue's worker may be
+        held up. Without this the calling thread would wait for memory that only it can give back.
         """
         with self._lock:
-            flights = [flight for reference in self._flights if (flight := reference()) is not None]
-        landed = unfinished = 0
-        for flight in flights:
-            if not flight.landed:
-                finished = flight.land()
-                landed += finished
+            launches = [pending for reference in self._pending if (pending := reference()) is not None]
+        collected = unfinished = 0
+        for pending in launches:
+            if not pending.is_collected:
+                finished = pending.collect()
+                collected += finished
                 unfinished += not finished
-            if max(landed, unfinished) == _AT_A_TIME:
+            if max(collected, unfinished) == _AT_A_TIME:
                 break
-        return landed > 0
+        return collected > 0
 
-    def _forget_landed(self) -> None:
-        while self._flights:
-            flight = self._flights[0]()
-            if flight is not None and not flight.landed:
+    def _forget_collected(self) -> None:
+        while self._pending:
+            pending = self._pending[0]()
+            if pending is not None and not pending.is_collected:
                 return
-            self._flights.popleft()
+            self._pending.popleft()
 
     def _release(self, slot: _Slot) -> None:
         self._returned.append(slot)
 
-    def _lose(self, slot: _Slot) -> None:
+    def _retire(self, slot: _Slot) -> None:
         """Never uses memory again of which nobody knows whether the device has done with it."""
-        self._lost.append(slot)
+        self._retired.append(slot)
 
-    def _abandon(self, slot: _Slot) -> None:
-        self._abandoned.append(slot)
+    def _drop_unread(self, slot: _Slot) -> None:
+        self._unread.append(slot)
 
-    def _leave_behind(self, slot: _Slot) -> None:
+    def _give_up(self, slot: _Slot) -> None:
         """For a launch that failed: the device may have begun with it."""
         try:
             slot.event.record(self.runtime.stream())
         except Exception:
-            self._lose(slot)
+            self._retire(slot)
         else:
-            self._abandon(slot)
+            self._drop_unread(slot)
 
-    def _collect(self) -> None:
+    def _book_returned(self) -> None:
         """Books what was given back."""
-        for _ in range(len(self._abandoned)):
-            slot = self._abandoned.popleft()
+        for _ in range(len(self._unread)):
+            slot = self._unread.popleft()
             try:
-                (self._returned if slot.event.done() else self._abandoned).append(slot)
+                (self._returned if slot.event.done() else self._unread).append(slot)
             except Exception:  # the device is broken, which whoever waits for it learns
-                self._lose(slot)
-        while self._lost:
-            self._land(self._lost.popleft().nbytes)
+                self._retire(slot)
+        while self._retired:
+            self._book(self._retired.popleft().nbytes)
         while self._returned:
             slot = self._returned.popleft()
             _used_by_devices.discard(slot)
             self._ledger.free.setdefault(slot.nbytes, []).append(slot)
-            self._land(slot.nbytes)
+            self._book(slot.nbytes)
 
-    def _land(self, nbytes: int) -> None:
+    def _book(self, nbytes: int) -> None:
         self._ledger.in_flight -= 1
         self._ledger.in_flight_bytes -= nbytes
 

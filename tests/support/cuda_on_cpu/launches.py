@@ -10,7 +10,7 @@ import torch
 from cuda_on_cpu.device import LateRuntime
 
 import fastlog
-from fastlog.summaries.cuda.transfers import Flight, Row, Transfers
+from fastlog.summaries.cuda.transfers import PendingLaunch, Row, Transfers
 from fastlog.summaries.summary import TensorSummary
 from fastlog.summaries.tensors import view_of
 
@@ -36,14 +36,14 @@ def tensors_of(seed: int, count: int = 5) -> list[torch.Tensor]:
     return [values.to(kinds[i % len(kinds)]) for i, values in enumerate(scaled)]
 
 
-def read(flight: Flight | None) -> list[bytes]:
+def read(pending: PendingLaunch | None) -> list[bytes]:
     """Reads as the worker does: on a thread that may wait."""
-    assert flight is not None
+    assert pending is not None
     result: list[list[bytes] | BaseException] = []
 
     def wait() -> None:
         try:
-            result.append(flight.packed())
+            result.append(pending.packed())
         except BaseException as error:
             result.append(error)
 
