@@ -5,8 +5,8 @@ from fastlog.custom_op import from_tensors
 from fastlog.install import install, uninstall
 from fastlog.runs import Run, load
 from fastlog.signals import flush_on_signals
-from fastlog.summaries.engines import summarize
 from fastlog.summaries.summary import TensorSummary
+from fastlog.summarize import summarize
 from fastlog.watching import watch
 from fastlog.writer import SummaryWriter
 from fastlog.writer.global_writer import GlobalSummaryWriter

@@ -19,8 +19,8 @@ import tensorboardX
 import torch
 
 from fastlog.common.native import core
-from fastlog.summaries.engines import summarize
 from fastlog.summaries.summary import EDGES
+from fastlog.summarize import summarize
 from fastlog.writer import SummaryWriter
 
 OURS = "fastlog"

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeAlias, overload
+from typing import Any, TypeAlias
 
 import torch
 
 from fastlog.common.native import core
-from fastlog.common.no_compile import eager
 from fastlog.summaries.cuda.devices import transfers_of
 from fastlog.summaries.cuda.plain import PlainFlight, start_plain
 from fastlog.summaries.cuda.runtime import is_capturing
 from fastlog.summaries.cuda.transfers import CAPTURED, PendingLaunch, Transfers
 from fastlog.summaries.reference import summarize_reference
-from fastlog.summaries.summary import TensorSummary
-from fastlog.summaries.tensors import View, is_on_cuda, is_tensor_like, view_of, with_zeros
+from fastlog.summaries.tensors import View, is_on_cuda, view_of, with_zeros
 
 
 class PinnedMemoryFull(Exception):
@@ -203,28 +201,3 @@ def _dense(view: View | torch.Tensor, scale: torch.Tensor | None) -> torch.Tenso
 def _all_of(names: Sequence[str]) -> str:
     others = f" and {len(names) - 1} more" if len(names) > 1 else ""
     return f"{names[0]}{others}"
-
-
-@overload
-def summarize(values: list[torch.Tensor]) -> list[TensorSummary]: ...
-@overload
-def summarize(values: Any) -> Any: ...
-@eager
-def summarize(values: Any) -> TensorSummary | list[TensorSummary]:
-    """Summarises a tensor, or each of a list (or tuple) of tensors in one call.
-
-    Args:
-        values: a torch tensor of any shape, layout (strided, expanded, sparse COO/CSR/CSC/BSR/BSC; zeros that
-            are not stored count) and real dtype, a NumPy array, a number or a nested list of numbers. A list
-            or tuple whose elements are tensors or arrays gives a list of summaries (an empty one if empty).
-
-    Returns:
-        One `TensorSummary`, or a list of them.
-
-    Raises:
-        TypeError: complex, quantised, string or object values, tensors without data; says what to do instead.
-        RuntimeError: a CUDA device failed, or the current stream is being captured into a graph.
-    """
-    if isinstance(values, (list, tuple)) and all(is_tensor_like(v) for v in values):
-        return [TensorSummary.from_engine(bytes(packed)) for packed in pack_many(values)]
-    return TensorSummary.from_engine(bytes(pack_one(values)))

@@ -25,6 +25,7 @@ DOCUMENTED = [
     "fastlog.integrations.lightning.FastLogWatch",
     "fastlog.integrations.transformers.FastLogCallback",
     "fastlog.signals.flush_on_signals",
+    "fastlog.summarize.summarize",
     "fastlog.watching.LOGGABLE",
     "fastlog.watching.STATS",
     "fastlog.watching.Watcher",

@@ -27,7 +27,7 @@ ROOMS = {
 }
 
 # The doors: what a user imports or runs. They import every room, and no room imports a door.
-DOORS = {"__init__", "__main__", "bench", "custom_op", "install", "signals"}
+DOORS = {"__init__", "__main__", "bench", "custom_op", "install", "signals", "summarize"}
 COMPILED = {"_core", "_cuda"}
 
 # What may be missing is imported at its first need. Commands (__main__) import what they need as well.
