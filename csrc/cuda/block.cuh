@@ -1,5 +1,5 @@
 // What both kernels share. <cuda_runtime.h> is the toolkit's, or the stand-in under which a C++ compiler makes
-// the same source run on the CPU (tests/cuda_on_cpu).
+// the same source run on the CPU (tests/support/cuda_on_cpu).
 #pragma once
 
 #include <cuda_runtime.h>

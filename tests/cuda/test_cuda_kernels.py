@@ -214,7 +214,7 @@ MUTATIONS = {
     ),
     "blocks add without atomics": (
         "tsan",
-        "summarize.cuh",
+        "stretch.cuh",
         "if (total) atomicAdd(totals + i, total);",
         "totals[i] += total;",
         "ThreadSanitizer: data race",
@@ -228,7 +228,7 @@ MUTATIONS = {
     ),
     "a vector too many": (
         "asan",
-        "summarize.cuh",
+        "stretch.cuh",
         "const int vectors = (count - head) / kPerVector;",
         "const int vectors = (count - head) / kPerVector + 1;",
         "heap-buffer-overflow",
