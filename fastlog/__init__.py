@@ -2,6 +2,7 @@
 
 from fastlog.common.notices import FastlogWarning
 from fastlog.custom_op import from_tensors
+from fastlog.health.api import Report, check, report
 from fastlog.install import install, uninstall
 from fastlog.runs import Run, load
 from fastlog.signals import flush_on_signals
@@ -17,14 +18,17 @@ __version__ = "0.1.0"
 __all__ = [
     "FastlogWarning",
     "GlobalSummaryWriter",
+    "Report",
     "Run",
     "SummaryWriter",
     "TensorSummary",
     "TorchSummaryWriter",
+    "check",
     "flush_on_signals",
     "from_tensors",
     "install",
     "load",
+    "report",
     "summarize",
     "uninstall",
     "watch",

@@ -1,4 +1,4 @@
-"""``python -m fastlog info``, ``python -m fastlog bench`` and ``python -m fastlog run``."""
+"""``python -m fastlog COMMAND``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ import os
 import platform
 import runpy
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import metadata
+
+from fastlog.health import command as health
 
 
 def _version_of(distribution: str) -> str:
@@ -91,33 +95,70 @@ def run_module(name: str, arguments: list[str]) -> None:
     runpy.run_module(name, run_name="__main__", alter_sys=True)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m fastlog", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("info", help="what was built and what runs here")
-    commands.add_parser("bench", help="fastlog beside other loggers on this machine, in about half a minute")
-    run = commands.add_parser(
-        "run",
-        usage="%(prog)s (SCRIPT | -m MODULE) [ARGUMENT ...]",
-        help="a program in which tensorboardX's and torch.utils.tensorboard's SummaryWriter are fastlog's",
-    )
-    run.add_argument("-m", dest="module", nargs=argparse.REMAINDER, help="a module and its arguments")
-    run.add_argument("script", nargs=argparse.REMAINDER, help="a script and its arguments")
-    options = parser.parse_args(arguments)
-    if options.command == "run":
-        if options.module:
-            run_module(options.module[0], options.module[1:])
-        elif options.script:
-            run_script(options.script[0], options.script[1:])
-        else:
-            run.error("which SCRIPT, or -m MODULE?")
-    elif options.command == "bench":
-        from fastlog import bench
+@dataclass(frozen=True)
+class Command:
+    """One command: ``run`` gets the options that ``add_arguments`` asks for, and returns the exit status."""
 
-        bench.main()
+    help: str
+    run: Callable[[argparse.Namespace], int]
+    add_arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None
+
+
+def _run_info(options: argparse.Namespace) -> int:
+    print(info())
+    return 0
+
+
+def _run_bench(options: argparse.Namespace) -> int:
+    from fastlog import bench
+
+    bench.main()
+    return 0
+
+
+def _run_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "%(prog)s (SCRIPT | -m MODULE) [ARGUMENT ...]"
+    parser.add_argument("-m", dest="module", nargs=argparse.REMAINDER, help="a module and its arguments")
+    parser.add_argument("script", nargs=argparse.REMAINDER, help="a script and its arguments")
+    parser.set_defaults(refuse=parser.error)
+
+
+def _run_run(options: argparse.Namespace) -> int:
+    if options.module:
+        run_module(options.module[0], options.module[1:])
+    elif options.script:
+        run_script(options.script[0], options.script[1:])
     else:
-        print(info())
+        options.refuse("which SCRIPT, or -m MODULE?")
+    return 0
+
+
+COMMANDS = {
+    "check": Command(
+        "what is wrong with the runs below a log directory, in plain words",
+        health.run_check,
+        health.check_arguments,
+    ),
+    "report": Command("the same on one page, with pictures", health.run_report, health.report_arguments),
+    "run": Command(
+        "a program in which tensorboardX's and torch.utils.tensorboard's SummaryWriter are fastlog's",
+        _run_run,
+        _run_arguments,
+    ),
+    "info": Command("what was built and what runs here", _run_info),
+    "bench": Command("fastlog beside other loggers on this machine, in about half a minute", _run_bench),
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line. Ends the process with the command's status unless that is 0."""
+    parser = argparse.ArgumentParser(prog="python -m fastlog", description="What fastlog does from a shell.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        command.add_arguments(commands.add_parser(name, help=command.help, description=command.help))
+    options = parser.parse_args(arguments)
+    if status := COMMANDS[options.command].run(options):
+        sys.exit(status)
 
 
 if __name__ == "__main__":

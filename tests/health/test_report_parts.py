@@ -128,7 +128,8 @@ def test_counts_and_names_are_short() -> None:
         "7 B",
     ]
     assert numbers.names(["a", "b", "c", "d"]) == "a, b, c and 1 more"
-    assert short_names(["m.a.x", "m.a.yyyyyyyyyyyyyyyyyyyyyyyyyyyyy.z"], 10) == ["x", "…yyyyyyy.z"]
+    assert short_names(["m.a.x", "m.a.yyyyyyyyyyyyyyyyyyyyyyyyyyyyy.z"], 10) == ["x", "…z"]
+    assert short_names(["bert.encoder.layer.0", "head"], 16) == ["…encoder.layer.0", "head"]
     assert short_names(["model"]) == ["model"] and short_names(["a", "a.b"]) == ["a", "a.b"]
 
 
@@ -327,6 +328,7 @@ def test_a_title_begins_with_a_capital_unless_it_is_a_name() -> None:
         return sentence(Finding("r", "error", title, tensors, 0.0, 0, 0, {}, "", "", ""))
 
     assert shown("the loss diverges") == "The loss diverges"
+    assert shown("NaN or Inf in the loss") == "NaN or Inf in the loss"
     assert shown("4 of 6 tensors", "a") == "4 of 6 tensors"
     assert shown("encoder.layer.3 gets none") == "encoder.layer.3 gets none"
     assert shown("head gets none", "head.weight") == "head gets none"

@@ -104,8 +104,14 @@ def short_names(names: Sequence[str], most: int = _LABEL) -> list[str]:
         len(part) > common + 1 for part in parts
     ):
         common += 1
-    cut = [".".join(part[common:]) for part in parts]
-    return [name if len(name) <= most else f"…{name[1 - most :].lstrip('.')}" for name in cut]
+    return [_shortened(part[common:], most) for part in parts]
+
+
+def _shortened(parts: Sequence[str], most: int) -> str:
+    if len(name := ".".join(parts)) <= most:
+        return name
+    ends = (".".join(parts[i:]) for i in range(1, len(parts)))
+    return "…" + next((end for end in ends if len(end) < most), name[1 - most :])
 
 
 @dataclass(frozen=True)

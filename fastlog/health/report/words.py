@@ -20,7 +20,7 @@ def sentence(finding: Finding) -> str:
     """The title with a capital letter, unless it begins with the name of a layer or a tensor."""
     first, space, rest = finding.title.partition(" ")
     is_name = not first.isalpha() or any(name.partition(".")[0] == first for name in finding.tensors)
-    return finding.title if is_name else first.capitalize() + space + rest
+    return finding.title if is_name else first[:1].upper() + first[1:] + space + rest
 
 
 def tally(health: RunHealth) -> str:
