@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import fastlog
+from fastlog.health.rules import RULES
 
 ROOT = Path(__file__).parents[2]
 PICTURES = sorted((ROOT / "docs").rglob("*.png"))
@@ -46,6 +47,20 @@ def test_the_pages_build_without_warnings(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stderr
     assert (tmp_path / "api" / "index.html").exists()
+
+
+def test_every_rule_has_a_page_with_a_picture_and_a_way_to_mute_it() -> None:
+    folder, rules = ROOT / "docs/health", [rule.id for rule in RULES]
+    assert {path.stem for path in folder.glob("*.md")} - {"index", "evidence"} == set(rules)
+    for rule in rules:
+        page = (folder / f"{rule}.md").read_text()
+        assert page.startswith(f"# {rule}\n") and f"(images/{rule}.png)" in page
+        muted = re.search(r"mute=\{\"([^\"]+)\"", page)
+        assert muted and muted[1].partition(":")[0] == rule
+        assert f"check LOGDIR --mute '{muted[1]}=" in page
+    listed = re.findall(r"^\| \[([\w-]+)\]\(([\w-]+)\.md\)", (folder / "index.md").read_text(), re.MULTILINE)
+    assert listed == [(rule, rule) for rule in rules]
+    assert f"It looks for {len(rules)} faults" in (ROOT / "README.md").read_text()
 
 
 def test_the_api_page_names_what_is_exported() -> None:
