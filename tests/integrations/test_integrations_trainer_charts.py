@@ -184,7 +184,10 @@ def test_epochs_of_unknown_length_are_told_and_the_last_step_is_watched(tmp_path
 
 
 @pytest.mark.parametrize("budget", [None, 1e-9])
-def test_the_last_step_is_always_watched(tmp_path: Path, budget: float | None) -> None:
+def test_the_last_step_is_always_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: float | None
+) -> None:
+    monkeypatch.setattr("fastlog.watching.budget.FREE_SECONDS", 0.0)
     callback = FastLogCallback(logdir=tmp_path / "logs", log="gradients", budget=budget)
     witness = Witness(
         model=tiny_bert(),
