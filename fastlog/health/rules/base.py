@@ -35,6 +35,7 @@ _ADAPTIVE = re.compile(
 )
 _TABLES = re.compile(r"embedding", re.I)
 _CHART_POINTS = 200
+_ENOUGH = 0.25  # of the parameters: matrices beside large embeddings say little of the model
 
 
 @dataclass(frozen=True)
@@ -358,9 +359,12 @@ def needs_inventory(run: Run) -> str:
 
 
 def needs_updates(run: Run) -> str:
-    """For rules that need updates."""
+    """For rules that need updates, of matrices that stand for the model."""
     ratios = run.update_ratios
-    return "" if ratios is not None and ratios.names else "the updates of the weights are not known"
+    if ratios is None or not ratios.names:
+        return "the updates of the weights are not known"
+    share = run.share(ratios.names)
+    return "" if share >= _ENOUGH else f"matrices are only {share:.0%} of the parameters"
 
 
 def needs_loss(run: Run) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from fastlog.health.findings import Finding
+from fastlog.health.findings import Finding, Severity
 from fastlog.health.history import ACTIVATIONS, GRADIENTS, WEIGHTS, Bools, Floats
 from fastlog.health.names import layer_of, role_of
 from fastlog.health.rules.base import (
@@ -57,10 +57,13 @@ def _dead_units(run: Run) -> Iterator[Finding]:
     units = sum(run.sizes.get(name, 0) for name in tensors)
     share = sum(dead[name] * run.sizes.get(name, 0) for name in tensors) / max(units, 1)
     layers = [name.removesuffix(".bias") for name in tensors]
+    severity: Severity = "warning" if max(dead.values()) >= _MANY else "info"
+    if share >= _NEARLY_ALL and 2 * len(tensors) >= len(idle.names):
+        severity = "error"
     weights = [f"{layer}.weight" for layer in layers]
     yield run.finding(
         "dead-units",
-        "error" if share >= _NEARLY_ALL and 2 * len(tensors) >= len(idle.names) else "warning",
+        severity,
         f"{share:.0%} of the units of {subject(layers, len(idle.names), 'layers')} are dead: no gradient "
         f"reaches them",
         tensors,
@@ -74,7 +77,7 @@ def _dead_units(run: Run) -> Iterator[Finding]:
         "before it. Units that are dead already stay dead: begin anew.",
         judged_by="dead-units: the gradients of bias and weight are exactly 0 in 10 observations in a row "
         "for 70 % "
-        "of the units, or half of them and 25 % more than at first, 5 of 5",
+        "of the units, 5 of 5; information for half of them and 25 % more than at first",
         chart=run.chart(f"share of dead units of {layers[0]}", idle.row(tensors[0]), _DEAD),
         share=run.share([name for name in (*tensors, *weights) if name in run.sizes]),
     )
