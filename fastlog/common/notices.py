@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import sys
+import sysconfig
 import threading
 import warnings
 from collections import deque
+from types import FrameType
 from typing import Literal
 
+_OURS = ("fastlog", "tensorboardX")  # whose methods we inherit
+_LIBRARIES = (sysconfig.get_path("stdlib"), "<frozen ")
 _LONGEST = 500  # characters of an error: some libraries put all that they were given into theirs
 # Packages that call us on the user's behalf, from hooks, callbacks and `with` blocks.
 _FRAMEWORKS = frozenset({"transformers", "trl", "accelerate", "lightning", "pytorch_lightning"})
-_BETWEEN = frozenset({"fastlog", "tensorboardX", "torch", "contextlib"}) | _FRAMEWORKS
+_BETWEEN = frozenset({*_OURS, "torch", "contextlib"}) | _FRAMEWORKS
 
 
 class FastlogWarning(UserWarning):
@@ -89,12 +93,37 @@ def _in_background() -> bool:
 
 
 def _level_outside() -> int:
-    """The ``stacklevel`` for the caller that leads to the user's line: the first frame outside of what may
-    stand between that line and us; where there is none, outside of this package."""
-    names, frame = [], sys._getframe(1)
+    """The ``stacklevel``, for the caller, of the user's line: the first frame outside of libraries; where all
+    are inside, the first outside of this package."""
+    level, ours, first = 0, True, 0
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        names.append(frame.f_globals.get("__name__", "").partition(".")[0])
-        frame = frame.f_back  # type: ignore[assignment]
-    of_user = (level for level, name in enumerate(names, 1) if name not in _BETWEEN)
-    outside = (level for level, name in enumerate(names, 1) if name != "fastlog")
-    return next(of_user, next(outside, len(names)))
+        level += 1
+        ours = ours and _package(frame) in _OURS
+        if not ours:
+            first = first or level
+            if not is_library(frame):
+                return level
+        frame = frame.f_back
+    return first or level
+
+
+def is_library(frame: FrameType | None) -> bool:
+    """Whether this is code that is installed, or Python's, and not the program."""
+    if frame is None:
+        return True
+    path = frame.f_code.co_filename
+    installed = "site-packages" in path or "dist-packages" in path
+    return installed or path.startswith(_LIBRARIES) or _package(frame) in _BETWEEN
+
+
+def outer_frame() -> FrameType | None:
+    """The frame that has called into this package."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and _package(frame) in _OURS:
+        frame = frame.f_back
+    return frame
+
+
+def _package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from types import TracebackType
 from typing import Literal
 
 from fastlog.common.notices import Relay, SinkError
 from fastlog.summaries.engines import PinnedMemoryFull
+
+_LONGEST_LIST = 5  # places that are named in the total
 
 
 class BadValues(Relay):
@@ -21,6 +24,8 @@ class BadValues(Relay):
     def __init__(self, on_error: Literal["warn", "raise"]) -> None:
         super().__init__(on_error)
         self.count = 0
+        self._by_place: Counter[str] = Counter()
+        self._swallowed = 0  # of these: without a warning of their own
 
     def report(self, place: str, error: Exception, values: int = 1, cause: str | None = None) -> None:
         """Counts values that cannot be logged. Raises ``error`` under "raise", else warns once per cause.
@@ -32,8 +37,23 @@ class BadValues(Relay):
         self.count += values
         if self._on_error == "raise":
             raise at_place(place, error)
-        self.tell(cause or place, f"{place}: nothing is logged: {type(error).__name__}: {error} (said once)")
+        cause = cause or place
+        self._by_place[place] += values
+        self._swallowed += values - (cause not in self._told)
+        self.tell(cause, f"{place}: nothing is logged: {type(error).__name__}: {error} (said once)")
         self.warn()
+
+    def tell_total(self) -> None:
+        """Keeps a warning that says how many values of which place were not logged, unless each was said."""
+        total = self._by_place.total()
+        if self._swallowed:
+            places = [
+                f"{place} \u00d7 {count:,}" for place, count in self._by_place.most_common(_LONGEST_LIST)
+            ]
+            if len(self._by_place) > len(places):
+                places.append(f"and {len(self._by_place) - len(places):,} more")
+            message = f"fastlog: {total:,} values were not logged: {', '.join(places)}; see stats()"
+            self.tell(f"total {total}", message)
 
 
 def at_place(place: str, error: Exception) -> Exception:

@@ -15,14 +15,16 @@ import tensorboardX
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from fastlog.common.cards import card
+from fastlog.common.notices import is_library, outer_frame
 from fastlog.distributed.directories import own_directory
 from fastlog.events.items import ENCODER, JOB, RAW, Item, Tags
 from fastlog.events.queue import AsyncQueue
 from fastlog.events.sinks.event_files import EventFileSink
 from fastlog.events.sinks.sink import Sink
 from fastlog.summaries.cuda import devices
+from fastlog.writer import arguments
 from fastlog.writer.bad_values import BadValues, Guard
-from fastlog.writer.encode.snapshots import Snapshot
+from fastlog.writer.encode.snapshots import Snapshot, as_int
 from fastlog.writer.file_writer import FileWriter, NullFileWriter
 from fastlog.writer.heard import Heard
 from fastlog.writer.tags import CLEAN_TAGS, checked_tag, subdirectory
@@ -110,15 +112,20 @@ class WriterBase(Heard, tensorboardX.SummaryWriter):  # type: ignore[misc]
             rank_dirs: each rank of a job writes to a directory ``rank_K`` of its own below ``logdir``.
 
         Raises:
-            TypeError: an unknown argument.
+            TypeError: an unknown argument, or one of another type.
             ValueError: ``rank_dirs`` without ``logdir``: the default is another one on each rank.
         """
         if kwargs:
             raise TypeError(f"SummaryWriter got unexpected arguments: {', '.join(sorted(kwargs))}")
+        logdir = arguments.checked_directory(logdir, "logdir")
+        log_dir = arguments.checked_directory(log_dir, "log_dir")
+        arguments.check_text(comment, "comment")
+        arguments.check_text(filename_suffix, "filename_suffix")
+        purge_step = None if purge_step is None else as_int(purge_step, "SummaryWriter: purge_step")
         if rank_dirs:
             logdir, log_dir = own_directory(log_dir if logdir is None else logdir), None
         self._queue_options: dict[str, Any] = {
-            "queue_events": max(queue_events, max_queue or 0),
+            "queue_events": max(queue_events, arguments.checked_max_queue(max_queue)),
             "queue_bytes": queue_bytes,
             "overflow": overflow,
             "block_timeout": block_timeout,
@@ -141,9 +148,12 @@ class WriterBase(Heard, tensorboardX.SummaryWriter):  # type: ignore[misc]
             comet_config,
         )
         self.max_queue, self.flush_secs, self.filename_suffix = max_queue, flush_secs, filename_suffix
+        arguments.tell_limit(self._bad_values, max_queue, queue_events)
+        self._bad_values.warn()
 
     def _start(self) -> None:
         self._lock = threading.RLock()
+        self._closed = False  # and not opened again
         self._bad_values = BadValues(self._queue_options["on_error"])
         self._queue: AsyncQueue | None = None
         self._sink: Sink | None = None
@@ -193,11 +203,14 @@ class WriterBase(Heard, tensorboardX.SummaryWriter):  # type: ignore[misc]
         with self._lock:
             self._is_closed = True
             foreign_writers = self._foreign_writers()
+            # A framework closes it between two phases of its own (Lightning: fit and test).
+            self._closed |= self.file_writer is not None and not is_library(outer_frame())
             self.file_writer = self.all_writers = None
         for writer in foreign_writers:
             writer.close()
         if self._queue is not None:
             self._queue.close(timeout)
+        self._bad_values.tell_total()
         self._bad_values.warn()
         if self._comet_on:
             self._get_comet_logger().end()
@@ -268,7 +281,12 @@ class WriterBase(Heard, tensorboardX.SummaryWriter):  # type: ignore[misc]
             self._queue.attach(self._sink)
             for listener in self._listeners:
                 self._queue.listen(self._sink, listener)
-            weakref.finalize(self, self._queue.close)
+            weakref.finalize(self, _finish, self._queue, self._bad_values)
+        if self._closed:
+            arguments.tell_reopened(self._bad_values, self.logdir)
+        self._closed = False
+        if isinstance(self._sink, EventFileSink) and not self._sink.is_alone():
+            arguments.tell_shared(self._bad_values, self._sink.get_logdir())
         file_writer = FileWriter(self._queue, self._sink, self._comet_on, self._compact)
         step, self.purge_step = self.purge_step, None  # once: a reopened writer must not hide its own events
         if step is not None:
@@ -384,6 +402,13 @@ class WriterBase(Heard, tensorboardX.SummaryWriter):  # type: ignore[misc]
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._start()
+
+
+def _finish(queue: AsyncQueue, bad_values: BadValues) -> None:
+    """For a writer that nobody holds any more, or that the program leaves open."""
+    queue.close()
+    bad_values.tell_total()
+    bad_values.warn()
 
 
 def _is_whole(global_step: Any, step: int | None) -> bool:

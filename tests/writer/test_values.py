@@ -52,14 +52,16 @@ NONE: dict[str, tuple[Calls, str]] = {
 @pytest.mark.parametrize("name", NONE)
 def test_none_is_one_warning_that_names_method_tag_and_reasons(name: str, tmp_path: Path) -> None:
     call, place = NONE[name]
-    with fastlog.SummaryWriter(tmp_path / "warn") as writer:
-        with pytest.warns(fastlog.FastlogWarning) as said:
-            for _ in range(3):
-                call(writer)
-            writer.flush()
+    writer = fastlog.SummaryWriter(tmp_path / "warn")
+    with pytest.warns(fastlog.FastlogWarning) as said:
+        for _ in range(3):
+            call(writer)
+        writer.flush()
         assert writer.stats()["bad_values"] == 3
         writer.add_scalar("after", 1.0)
-    (text,) = texts(said)
+        writer.close()
+    text, total = texts(said)
+    assert total == f"fastlog: 3 values were not logged: {place} \u00d7 3; see stats()"
     assert text.startswith(f"{place}: nothing is logged: ")
     for word in ("is None", "gradient", "frozen", "unused", "before backward()"):
         assert word in text
@@ -80,9 +82,11 @@ def test_training_with_frozen_and_unused_parameters_goes_on(tmp_path: Path) -> N
             for name, parameter in model.named_parameters():
                 writer.add_histogram(f"gradients/{name}", parameter.grad, step)
     assert set(histograms(tmp_path)) == {("gradients/0.weight", step) for step in range(3)}
-    assert sorted(text.partition(":")[0] for text in texts(said)) == [
+    *each, total = texts(said)
+    assert sorted(text.partition(":")[0] for text in each) == [
         f"add_histogram('gradients/{name}')" for name in ("0.bias", "1.bias", "1.weight")
     ]
+    assert total.startswith("fastlog: 9 values were not logged: add_histogram('gradients/")
 
 
 # ---- numbers

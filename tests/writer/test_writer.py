@@ -264,15 +264,17 @@ BAD_VALUES: dict[str, Calls] = {
 
 @pytest.mark.parametrize("name", BAD_VALUES)
 def test_a_bad_value_is_said_once_and_counted(name: str, tmp_path: Path) -> None:
-    with fastlog.SummaryWriter(tmp_path / "warn") as writer:
-        with pytest.warns(fastlog.FastlogWarning, match=name.split()[0]) as said:
-            for _ in range(3):
-                BAD_VALUES[name](writer)
-            writer.flush()
-        assert len(said) == 1
-        assert writer.stats()["bad_values"] == 3
-        assert said[0].filename == __file__
-        writer.add_scalar("after", 1.0)
+    writer = fastlog.SummaryWriter(tmp_path / "warn")
+    with pytest.warns(fastlog.FastlogWarning, match=name.split()[0]) as said:
+        for _ in range(3):
+            BAD_VALUES[name](writer)
+        writer.flush()
+    assert len(said) == 1
+    assert writer.stats()["bad_values"] == 3
+    assert said[0].filename == __file__
+    writer.add_scalar("after", 1.0)
+    with pytest.warns(fastlog.FastlogWarning, match="3 values were not logged"):
+        writer.close()
     assert {tag for tag in values(tmp_path / "warn") if not tag.startswith("_hparams_")} == {"after"}
 
     with fastlog.SummaryWriter(tmp_path / "raise", on_error="raise") as writer:

@@ -131,6 +131,7 @@ def test_threads_share_a_writer(tmp_path: Path) -> None:
     assert len(events(shared)) == 8 * 200
 
 
+@pytest.mark.filterwarnings("ignore:.* was closed and is used again:fastlog.FastlogWarning")
 def test_close_races_with_logging(tmp_path: Path) -> None:
     def work() -> None:
         for step in range(500):

@@ -36,6 +36,7 @@ def test_flush_returns_when_it_can_be_read(tmp_path: Path) -> None:
     writer.close()
 
 
+@pytest.mark.filterwarnings("ignore:.* was closed and is used again:fastlog.FastlogWarning")
 def test_close_and_reopen_keep_every_file(tmp_path: Path) -> None:
     writer = fastlog.SummaryWriter(str(tmp_path), purge_step=5)
     for step in range(4):

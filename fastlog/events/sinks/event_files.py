@@ -15,7 +15,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from fastlog.common.native import core
 from fastlog.events.items import RAW, Item
-from fastlog.events.sinks.outputs import Output, open_output
+from fastlog.events.sinks.outputs import Output, is_remote, open_output
 from fastlog.events.sinks.sink import InvalidItems, PartialWrite
 
 _file_numbers = itertools.count()
@@ -55,6 +55,12 @@ class EventFileSink:
         """``logdir`` as given."""
         return self._logdir
 
+    def is_alone(self) -> bool:
+        """Whether no other sink of this process has a file open in the same directory."""
+        place = _absolute(self._directory())
+        others = [sink for sink in list(_sinks) if sink is not self and sink._output is not None]
+        return place not in [sink._place for sink in others]
+
     def write(self, items: Sequence[Item]) -> None:
         """Appends the items' records in one write; see :class:`fastlog.events.sinks.sink.Sink`."""
         records = _encode(items, self._compact)
@@ -86,7 +92,8 @@ class EventFileSink:
             self._output = None
 
     def _open(self) -> Output:
-        directory = os.path.join(self._logdir, f"pid-{os.getpid()}") if self._inherited else self._logdir
+        directory = self._directory()
+        self._place = _absolute(directory)
         # Never a name that sorts before our last one, whatever the clock does.
         self._last_second = max(self._last_second, int(time.time()))
         output = None
@@ -112,6 +119,9 @@ class EventFileSink:
         self._fresh = True
         return output
 
+    def _directory(self) -> str:
+        return os.path.join(self._logdir, f"pid-{os.getpid()}") if self._inherited else self._logdir
+
     def _become_child(self) -> None:
         if self._output is not None:
             self._output.abandon()
@@ -130,6 +140,10 @@ class EventFileSink:
         self._fresh = False
         self._last_second = 0
         _sinks.add(self)
+
+
+def _absolute(directory: str) -> str:
+    return directory if is_remote(directory) else os.path.abspath(directory)
 
 
 def _encode(items: Sequence[Item], compact: bool) -> bytes:
