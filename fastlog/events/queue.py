@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import concurrent.futures.thread  # noqa: F401  (has to register what it does at the end before us)
 import math
 import multiprocessing
 import os
@@ -206,6 +207,17 @@ class AsyncQueue(QueueWorker):
             TimeoutError: the time is up; says how much is left.
             SinkError: under ``on_error="raise"``, a sink has raised.
         """
+        left = self._flush(timeout)
+        self._relay.warn()
+        self._relay.raise_error()
+        if left is not None:
+            if timeout is not None:
+                raise TimeoutError(f"{left}; waited {timeout} s")
+            self._relay.tell("flush", f"fastlog: {left}")
+            self._relay.warn()
+
+    def _flush(self, timeout: float | None) -> str | None:
+        """Without a warning or an error; returns what is left."""
         began = self._clock()
         with self._lock:
             target = self._backlog.accepted
@@ -223,17 +235,12 @@ class AsyncQueue(QueueWorker):
             self._caller_seconds += self._clock() - began
             reached = self._flushed_to >= target or _on_worker()
             left, nbytes = self._backlog.count_to(target)
-        self._relay.warn()
-        self._relay.raise_error()
-        if not reached:
-            message = (
-                f"flush: {left:,} of the events logged before ({nbytes:,} bytes) are not yet in the files"
-                f" (last error: {self._relay.last_error})"
-            )
-            if timeout is not None:
-                raise TimeoutError(f"{message}; waited {timeout} s")
-            self._relay.tell("flush", f"fastlog: {message}")
-            self._relay.warn()
+        if reached:
+            return None
+        return (
+            f"flush: {left:,} of the events logged before ({nbytes:,} bytes) are not yet in the files"
+            f" (last error: {self._relay.last_error})"
+        )
 
     def close(self, timeout: float | None = None) -> None:
         """Flushes, closes the sinks and ends the worker. A later ``put`` opens them again. Idempotent.
@@ -344,6 +351,12 @@ def _close_all() -> None:
         raise failure
 
 
+def _flush_all() -> None:
+    """For the end of the main thread: clients of remote stores cannot use their executors any later."""
+    for queue in live_queues():
+        queue._flush(None)
+
+
 def _close_at_exit_of_child(_: object = None) -> None:
     # multiprocessing's children leave by os._exit: atexit says nothing there, but this does.
     Finalize(None, _close_all, exitpriority=100)
@@ -357,6 +370,8 @@ def _after_fork_in_child() -> None:
 
 
 atexit.register(_close_all)
+if hasattr(threading, "_register_atexit"):
+    threading._register_atexit(_flush_all)  # called before what was registered earlier: by executors
 os.register_at_fork(after_in_child=_after_fork_in_child)
 register_after_fork(_close_all, _close_at_exit_of_child)
 if multiprocessing.parent_process() is not None:

@@ -43,12 +43,12 @@ def _is_protocol(name: str) -> bool:
     return name in available_protocols()
 
 
-def check_text(text: Any, argument: str) -> None:
-    """Raises TypeError, which names the argument, unless this is a string."""
-    if not isinstance(text, str):
-        raise TypeError(
-            f"SummaryWriter: {argument} must be a string, not {type(text).__name__}: {text!r:.100}"
-        )
+def check_texts(**texts: Any) -> None:
+    """Raises TypeError, which names the argument, unless these are strings."""
+    for argument, text in texts.items():
+        if not isinstance(text, str):
+            kind = type(text).__name__
+            raise TypeError(f"SummaryWriter: {argument} must be a string, not {kind}: {text!r:.100}")
 
 
 def checked_max_queue(max_queue: Any) -> int:
@@ -72,20 +72,18 @@ def tell_limit(relay: Relay, max_queue: int | None, queue_events: int) -> None:
         )
 
 
-def tell_reopened(relay: Relay, logdir: Any) -> None:
-    """Warns of a closed writer that is used again."""
-    relay.tell(
-        "reopened",
-        f"SummaryWriter: the one of {logdir} was closed and is used again: it goes on in a new file of that "
-        "directory. Call close() once, at the end; flush() writes what waits (said once)",
-    )
-
-
-def tell_shared(relay: Relay, logdir: str) -> None:
-    """Warns of a writer in the directory of another one."""
-    relay.tell(
-        "shared",
-        f"SummaryWriter: another one of this process has a file open in {logdir}. TensorBoard reads the "
-        "newest file of a directory only: what the older writer logs from now on is not shown. Share one "
-        "writer, close() the older one first, or give each a logdir of its own",
-    )
+def tell_place(relay: Relay, logdir: str, reopened: bool, alone: bool) -> None:
+    """Warns of a closed writer that is used again, and of one in the directory of another one."""
+    if reopened:
+        relay.tell(
+            "reopened",
+            f"SummaryWriter: the one of {logdir} was closed and is used again: it goes on in a new file of that "
+            "directory. Call close() once, at the end; flush() writes what waits (said once)",
+        )
+    if not alone:
+        relay.tell(
+            "shared",
+            f"SummaryWriter: another one of this process has a file open in {logdir}. TensorBoard reads the "
+            "newest file of a directory only: what the older writer logs from now on is not shown. Share one "
+            "writer, close() the older one first, or give each a logdir of its own",
+        )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import shlex
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, ParamSpec
+from typing import Any, Literal
 
 import numpy as np
 import tensorboardX
@@ -29,8 +28,6 @@ from fastlog.writer.file_writer import FileWriter, NullFileWriter
 from fastlog.writer.heard import Heard
 from fastlog.writer.tags import CLEAN_TAGS, checked_tag, subdirectory
 
-P = ParamSpec("P")
-
 _COMET_OFF = {"disabled": True}
 # What belongs to this process or to the files that it has open.
 _UNPICKLED = (
@@ -47,17 +44,6 @@ _UNPICKLED = (
 )
 
 _live: weakref.WeakSet[WriterBase] = weakref.WeakSet()
-
-
-def unless_comet(method: Callable[P, None]) -> Callable[P, None]:
-    """With Comet on, tensorboardX's own method is called instead: it encodes at once and tells Comet."""
-    plain = getattr(tensorboardX.SummaryWriter, method.__name__)
-
-    @functools.wraps(method)
-    def choose(*args: P.args, **kwargs: P.kwargs) -> None:
-        (plain if args[0]._comet_on else method)(*args, **kwargs)  # type: ignore[attr-defined]
-
-    return choose
 
 
 class WriterBase(Heard, tensorboardX.SummaryWriter):  # type: ignore[misc]
@@ -119,8 +105,7 @@ class WriterBase(Heard, tensorboardX.SummaryWriter):  # type: ignore[misc]
             raise TypeError(f"SummaryWriter got unexpected arguments: {', '.join(sorted(kwargs))}")
         logdir = arguments.checked_directory(logdir, "logdir")
         log_dir = arguments.checked_directory(log_dir, "log_dir")
-        arguments.check_text(comment, "comment")
-        arguments.check_text(filename_suffix, "filename_suffix")
+        arguments.check_texts(comment=comment, filename_suffix=filename_suffix)
         purge_step = None if purge_step is None else as_int(purge_step, "SummaryWriter: purge_step")
         if rank_dirs:
             logdir, log_dir = own_directory(log_dir if logdir is None else logdir), None
@@ -282,11 +267,9 @@ class WriterBase(Heard, tensorboardX.SummaryWriter):  # type: ignore[misc]
             for listener in self._listeners:
                 self._queue.listen(self._sink, listener)
             weakref.finalize(self, _finish, self._queue, self._bad_values)
-        if self._closed:
-            arguments.tell_reopened(self._bad_values, self.logdir)
+        alone = not isinstance(self._sink, EventFileSink) or self._sink.is_alone()
+        arguments.tell_place(self._bad_values, self._directory(), self._closed, alone)
         self._closed = False
-        if isinstance(self._sink, EventFileSink) and not self._sink.is_alone():
-            arguments.tell_shared(self._bad_values, self._sink.get_logdir())
         file_writer = FileWriter(self._queue, self._sink, self._comet_on, self._compact)
         step, self.purge_step = self.purge_step, None  # once: a reopened writer must not hide its own events
         if step is not None:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from tensorboardX import summary as tbx
 
-from fastlog.writer.base import WriterBase, unless_comet
+from fastlog.writer.base import WriterBase
+from fastlog.writer.comet import unless_comet
 from fastlog.writer.encode import embeddings, media
 from fastlog.writer.encode.snapshots import Snapshot, as_float, as_int, no_value, positive, take
 from fastlog.writer.tags import checked_tag, subdirectory

@@ -19,7 +19,7 @@ from fastlog.summaries.engines import Packed, pack_one
 from fastlog.summaries.packed import NONFINITE
 from fastlog.summaries.summary import TensorSummary
 from fastlog.writer.bad_values import at_place
-from fastlog.writer.base import unless_comet
+from fastlog.writer.comet import unless_comet
 from fastlog.writer.encode.bins import checked_bins, of_packed, of_snapshot
 from fastlog.writer.encode.media import use_tensor
 from fastlog.writer.encode.snapshots import MAX_INT, as_float, no_value, take, take_one

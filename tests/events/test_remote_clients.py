@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from sink_files import steps_in
 from tensorboardX import record_writer
 
 import fastlog
+from fastlog.writer.encode import embeddings
 
 
 class Cloud:
@@ -57,6 +60,7 @@ def cloud(monkeypatch):
         monkeypatch.setattr(record_writer, name, cloud, raising=False)
     for name in ("S3_ENABLED", "GCS_ENABLED"):
         monkeypatch.setattr(record_writer, name, True)
+    monkeypatch.setattr(embeddings, "_remote_configs", {})
     return cloud
 
 
@@ -99,9 +103,97 @@ def test_a_cloud_that_was_down_has_everything_when_it_is_back(cloud, tmp_path, s
     assert stored_steps(cloud, tmp_path) == [0, 1]
 
 
-# tensorboardX's writer is not prepared to be deleted half made
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_the_package_that_is_missing_is_named_at_once(monkeypatch):
-    monkeypatch.setattr(record_writer, "S3_ENABLED", False)
-    with pytest.raises(ImportError, match="boto3"):
-        fastlog.SummaryWriter("s3://bucket/run")
+@pytest.mark.parametrize(
+    ("scheme", "switch", "package"),
+    [("s3", "S3_ENABLED", "boto3"), ("gs", "GCS_ENABLED", "google-cloud-storage")],
+)
+def test_the_package_that_is_missing_is_named_at_once_and_nothing_else_is_said(
+    monkeypatch, scheme, switch, package
+):
+    monkeypatch.setattr(record_writer, switch, False)
+    with pytest.raises(ImportError, match=package):
+        fastlog.SummaryWriter(f"{scheme}://bucket/run")
+    gc.collect()  # tensorboardX's writer, half made, would fail in __del__
+
+
+def test_a_client_that_cannot_be_made_says_why_and_nothing_else(monkeypatch):
+    def no_credentials():
+        raise PermissionError("no credentials")
+
+    monkeypatch.setattr(record_writer, "GCS_ENABLED", True)
+    monkeypatch.setattr(record_writer, "storage", SimpleNamespace(Client=no_credentials), raising=False)
+    with pytest.raises(PermissionError, match="no credentials"):
+        fastlog.SummaryWriter("gs://bucket/run")
+    gc.collect()
+
+
+# ---- what add_embedding writes beside the events
+
+
+def log_embeddings(writer: fastlog.SummaryWriter) -> None:
+    for step in range(2):
+        writer.add_embedding(np.eye(3) + step, ["a", "b", "c"], np.ones((3, 3, 4, 4)), step, "points")
+
+
+def check_projector(read: dict[str, bytes], local: Path) -> None:
+    """The files of a remote log directory, by path below it, are those that a local one has."""
+    from google.protobuf import text_format
+    from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
+
+    with fastlog.SummaryWriter(local) as writer:
+        log_embeddings(writer)
+    expected = {
+        path.relative_to(local).as_posix(): path.read_bytes()
+        for path in local.rglob("*")
+        if path.is_file() and "tfevents" not in path.name
+    }
+    assert {path: content for path, content in read.items() if "tfevents" not in path} == expected
+    config = text_format.Parse(read["projector_config.pbtxt"].decode(), ProjectorConfig())
+    paths = [one.tensor_path for one in config.embeddings]
+    assert paths == ["00000/points/tensors.tsv", "00001/points/tensors.tsv"]
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs"])
+def test_embeddings_are_uploaded_and_nothing_is_written_here(cloud, scheme, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with fastlog.SummaryWriter(f"{scheme}://bucket/team/run") as writer:
+        log_embeddings(writer)
+    assert not any(tmp_path.iterdir())
+    read = {name.removeprefix("team/run/"): content for (_, name), content in cloud.objects.items()}
+    check_projector(read, tmp_path / "local")
+
+
+def test_embeddings_go_through_fsspec_and_are_added_to_those_there(tmp_path, monkeypatch):
+    fsspec = pytest.importorskip("fsspec")
+    monkeypatch.setattr(embeddings, "_remote_configs", {})
+    monkeypatch.chdir(tmp_path)
+    memory = fsspec.filesystem("memory")
+    try:
+        with fastlog.SummaryWriter("memory://bucket/run") as writer:
+            log_embeddings(writer)
+        assert not any(tmp_path.iterdir())
+        read = {
+            path.removeprefix("/bucket/run/"): memory.cat_file(path) for path in memory.find("/bucket/run")
+        }
+        check_projector(read, tmp_path / "local")
+        embeddings._remote_configs.clear()  # another process
+        with fastlog.SummaryWriter("memory://bucket/run") as writer:
+            writer.add_embedding(np.eye(3), tag="later")
+        config = memory.cat_file("/bucket/run/projector_config.pbtxt")
+        assert config.startswith(read["projector_config.pbtxt"]) and b"later" in config
+    finally:
+        memory.rm("/bucket", recursive=True)
+
+
+def test_an_embedding_that_cannot_be_uploaded_is_said(cloud):
+    writer = fastlog.SummaryWriter("s3://bucket/team/run")
+    writer.flush()
+    cloud.error = ConnectionError("no route to the bucket")
+    writer.add_embedding(np.eye(3), tag="points")
+    with pytest.warns(fastlog.FastlogWarning) as said:
+        writer.flush()
+        cloud.error = None
+        writer.close()
+    texts = [str(warning.message) for warning in said]
+    assert any("add_embedding('points'): ConnectionError: no route" in text for text in texts)
+    assert texts[-1] == "fastlog: 1 of 1 events were dropped: invalid 1"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -96,3 +98,59 @@ def test_other_urls_go_through_fsspec(tmp_path):
     (tmp_path / path.rpartition("/")[2]).write_bytes(memory.cat_file(path))
     assert steps_in(tmp_path) == list(range(7))
     memory.rm("/bucket", recursive=True)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_url_that_nothing_can_be_logged_to_is_refused_at_once(scheme):
+    with pytest.raises(ValueError, match=f"{scheme}://host/run: nothing can be logged over {scheme}.*pass a"):
+        EventFileSink(f"{scheme}://host/run")
+
+
+def test_a_factory_registered_for_http_is_used(store, monkeypatch, tmp_path):
+    monkeypatch.setitem(record_writer.REGISTERED_FACTORIES, "http", store)
+    sink = EventFileSink("http://host/run")
+    sink.write([scalar(0)])
+    sink.close()
+    assert stored_steps(store, tmp_path) == [0]
+
+
+# A store of fsspec whose client needs an executor, as those that resolve names with asyncio do.
+PROGRAM = """
+import atexit, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+class Store(LocalFileSystem):
+    protocol = "store"
+    pool = ThreadPoolExecutor()
+    def pipe_file(self, path, value, **options):
+        self.pool.submit(super().pipe_file, path, value, **options).result()
+
+fsspec.register_implementation("store", Store)
+import fastlog
+writer = fastlog.SummaryWriter("store://" + sys.argv[1])
+for step in range(10):
+    writer.add_scalar("x", step, step)
+"""
+ENDS = {
+    "the end of the program": "",
+    "an exception": "raise SystemError",
+    "sys.exit": "sys.exit(3)",
+    "a thread that logs on": """
+def log():
+    time.sleep(0.5)
+    writer.add_scalar("x", 10, 10)
+threading.Thread(target=log).start()
+""",
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_program_that_leaves_without_closing_sends_before_executors_end(end, tmp_path):
+    pytest.importorskip("fsspec")
+    command = [sys.executable, "-c", PROGRAM + ENDS[end], str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert steps_in(tmp_path) == list(range(10))
+    # What comes after the main thread cannot be sent any more, which is said.
+    assert ("cannot schedule new futures" in done.stderr) == (end == "a thread that logs on")

@@ -11,7 +11,13 @@ import struct
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from tensorboardX.record_writer import REGISTERED_FACTORIES, GCSRecordWriter, S3RecordWriter
+from tensorboardX.record_writer import (
+    REGISTERED_FACTORIES,
+    GCSRecordWriter,
+    GCSRecordWriterFactory,
+    S3RecordWriter,
+    S3RecordWriterFactory,
+)
 
 from fastlog.events.sinks.sink import PartialWrite
 
@@ -53,17 +59,49 @@ def open_output(path: str) -> Output:
 
     Raises:
         FileExistsError: a local file of this name is there already.
+        ValueError: a URL that nothing can be written to.
         OSError, ImportError or what the remote store raises: cannot be opened.
     """
-    directory = os.path.dirname(path)
-    if not is_remote(path):
-        os.makedirs(directory or ".", exist_ok=True)
-        return LocalOutput(path)
-    factory = REGISTERED_FACTORIES.get(path.partition(":")[0])
+    if is_remote(path):
+        return RemoteOutput(_open_remote(path))
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    return LocalOutput(path)
+
+
+def send(path: str, content: bytes) -> None:
+    """Writes a whole file to a remote store. Raises what the store raises."""
+    output = RemoteOutput(_open_remote(path))
+    output.append(content)
+    output.close()
+
+
+def fetch(path: str) -> bytes | None:
+    """The content of a file in a remote store; None if there is none, or the store cannot be read."""
+    if path.partition(":")[0] in REGISTERED_FACTORIES:
+        return None
+    return FsspecWriter(path).fetch()
+
+
+def _open_remote(path: str) -> Any:
+    scheme, directory = path.partition(":")[0], os.path.dirname(path)
+    factory = REGISTERED_FACTORIES.get(scheme)
     if factory is None:
-        return RemoteOutput(FsspecWriter(path))
+        if scheme in ("http", "https"):
+            raise ValueError(
+                f"{directory}: nothing can be logged over {scheme}, nor can TensorBoard read there; pass "
+                "a local directory, or the URL of a store (s3://, gs://, or what fsspec knows)"
+            )
+        return FsspecWriter(path)
     factory.directory_check(directory)
-    return RemoteOutput(factory.open(path))
+    kind = {S3RecordWriterFactory: S3RecordWriter, GCSRecordWriterFactory: GCSRecordWriter}.get(type(factory))
+    if kind is None:
+        return factory.open(path)
+    # As factory.open does; but where __init__ raises, __del__ would print errors of its own.
+    writer = kind.__new__(kind)
+    writer.closed, writer.flush = True, lambda: None
+    writer.__init__(path)
+    del writer.flush
+    return writer
 
 
 class LocalOutput:
@@ -257,6 +295,13 @@ class FsspecWriter:
     def close(self) -> None:
         """Sends everything."""
         self.flush()
+
+    def fetch(self) -> bytes | None:
+        """What is there now; None if nothing is."""
+        try:
+            return bytes(self._fs.cat_file(self._path))
+        except FileNotFoundError:
+            return None
 
 
 def _identity(fd: int) -> tuple[int, int]:

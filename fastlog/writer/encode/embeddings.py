@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +16,15 @@ import torch
 from tensorboardX import embedding
 from tensorboardX.utils import make_grid
 
+from fastlog.events.sinks.outputs import fetch, is_remote, send
 from fastlog.writer.encode.media import Array, Encoding, listed, pixels
 from fastlog.writer.encode.snapshots import Snapshot, take
 from fastlog.writer.tags import encodable
 
+_CONFIG = "projector_config.pbtxt"
 _NOTHING = "(empty)"  # the projector skips blank lines, and then refuses all labels
+
+_remote_configs: dict[str, bytes] = {}  # by log directory: stores have no way to append
 
 
 def take_labels(metadata: Any, header: Sequence[Any] | None) -> list[Any] | Snapshot:
@@ -98,26 +105,54 @@ def write(
     encoding: Encoding,
 ) -> None:
     """Writes the projector's files to ``path``, which is below ``logdir``, and adds them to its
-    configuration."""
+    configuration. Both may be URLs.
+
+    Raises:
+        OSError, or what a remote store raises.
+    """
     if isinstance(labels, Snapshot):
         labels = _labels(torch.from_numpy(labels.array()), header)
+    below = os.path.relpath(path, logdir).replace(os.sep, "/")
+    sprite = None if images is None else _sprite(images, encoding)
+    with tempfile.TemporaryDirectory() if is_remote(logdir) else nullcontext(logdir) as local:
+        _write_files(os.path.join(local, below), points, labels, header, sprite)
+        embedding.append_pbtxt(labels, images, local, _quotable(below), step, _quotable(tag))
+        if local != logdir:
+            _send(Path(local), logdir)
+
+
+def _write_files(
+    path: str,
+    points: Array,
+    labels: list[Any] | None,
+    header: Sequence[Any] | None,
+    sprite: Array | None,
+) -> None:
     os.makedirs(path, exist_ok=True)
     if labels is not None:
         names = [_cell(name) for name in header or ()]
         # a single column must not have a header
         embedding.make_tsv(labels, path, metadata_header=names if len(names) > 1 else None)
-    if images is not None:
+    if sprite is not None:
         from PIL import Image
 
-        sprite = os.path.join(path, "sprite.png")
-        Image.fromarray(_sprite(images, encoding)).save(sprite)
-        embedding.maybe_upload_file(sprite)
-    tensors = os.path.join(path, "tensors.tsv")
-    with open(tensors, "w") as file:
+        Image.fromarray(sprite).save(os.path.join(path, "sprite.png"))
+    with open(os.path.join(path, "tensors.tsv"), "w") as file:
         file.writelines("\t".join(map(str, row.tolist())) + "\n" for row in points)
-    embedding.maybe_upload_file(tensors)
-    below = os.path.relpath(path, logdir).replace(os.sep, "/")
-    embedding.append_pbtxt(labels, images, logdir, _quotable(below), step, _quotable(tag))
+
+
+def _send(local: Path, logdir: str) -> None:
+    """Copies a directory into a remote one; its configuration is added to the one there."""
+    for file in sorted(local.rglob("*")):
+        if file.is_file() and file.name != _CONFIG:
+            send(f"{logdir}/{file.relative_to(local).as_posix()}", file.read_bytes())
+    config = f"{logdir}/{_CONFIG}"
+    before = _remote_configs.get(logdir)
+    if before is None:
+        before = fetch(config) or b""
+    content = before + (local / _CONFIG).read_bytes()
+    send(config, content)
+    _remote_configs[logdir] = content
 
 
 def _quotable(text: str) -> str:
