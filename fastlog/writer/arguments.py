@@ -77,8 +77,8 @@ def tell_place(relay: Relay, logdir: str, reopened: bool, alone: bool) -> None:
     if reopened:
         relay.tell(
             "reopened",
-            f"SummaryWriter: the one of {logdir} was closed and is used again: it goes on in a new file of that "
-            "directory. Call close() once, at the end; flush() writes what waits (said once)",
+            f"SummaryWriter: the one of {logdir} was closed and is used again: it goes on in a new file of "
+            "that directory. Call close() once, at the end; flush() writes what waits (said once)",
         )
     if not alone:
         relay.tell(

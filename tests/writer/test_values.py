@@ -77,7 +77,7 @@ def test_training_with_frozen_and_unused_parameters_goes_on(tmp_path: Path) -> N
     model = torch.nn.ModuleList([torch.nn.Linear(3, 3), torch.nn.Linear(3, 1)])
     model[0].bias.requires_grad_(False)
     model[0](torch.ones(2, 3)).sum().backward()  # the second layer is not used
-    with fastlog.SummaryWriter(tmp_path) as writer, pytest.warns(fastlog.FastlogWarning) as said:
+    with pytest.warns(fastlog.FastlogWarning) as said, fastlog.SummaryWriter(tmp_path) as writer:
         for step in range(3):
             for name, parameter in model.named_parameters():
                 writer.add_histogram(f"gradients/{name}", parameter.grad, step)

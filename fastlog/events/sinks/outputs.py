@@ -71,8 +71,11 @@ def open_output(path: str) -> Output:
 def send(path: str, content: bytes) -> None:
     """Writes a whole file to a remote store. Raises what the store raises."""
     output = RemoteOutput(_open_remote(path))
-    output.append(content)
-    output.close()
+    try:
+        output.append(content)
+        output.close()
+    finally:
+        output.abandon()
 
 
 def fetch(path: str) -> bytes | None:
