@@ -8,6 +8,7 @@ import re
 from numbers import Integral
 from typing import Any
 
+import numpy as np
 from tensorboardX.record_writer import REGISTERED_FACTORIES
 
 from fastlog.common.notices import Relay
@@ -87,3 +88,10 @@ def tell_place(relay: Relay, logdir: str, reopened: bool, alone: bool) -> None:
             "newest file of a directory only: what the older writer logs from now on is not shown. Share one "
             "writer, close() the older one first, or give each a logdir of its own",
         )
+
+
+def is_whole(global_step: Any, step: int | None) -> bool:
+    """Whether a step that is no int says the same as the int that is logged."""
+    return isinstance(global_step, str) or (
+        not isinstance(global_step, (bool, np.bool_)) and bool(global_step == step)
+    )

@@ -317,7 +317,11 @@ class WriterBase(Heard, tensorboardX.SummaryWriter):  # type: ignore[misc]
     def _stamp(self, place: str, global_step: Any, walltime: Any) -> tuple[int | None, float]:
         """Step and wall time of an event; warns once of a step that is no whole number."""
         step, wall_time = self._get_file_writer().stamp(global_step, walltime)
-        if type(global_step) is not int and global_step is not None and not _is_whole(global_step, step):
+        if (
+            type(global_step) is not int
+            and global_step is not None
+            and not arguments.is_whole(global_step, step)
+        ):
             self._bad_values.tell(
                 "global_step",
                 f"{place}: global_step={global_step!r:.50} is logged as {step}; TensorBoard knows whole "
@@ -392,13 +396,6 @@ def _finish(queue: AsyncQueue, bad_values: BadValues) -> None:
     queue.close()
     bad_values.tell_total()
     bad_values.warn()
-
-
-def _is_whole(global_step: Any, step: int | None) -> bool:
-    """Whether a step that is no int says the same as the int that is logged."""
-    return isinstance(global_step, str) or (
-        not isinstance(global_step, (bool, np.bool_)) and bool(global_step == step)
-    )
 
 
 def _after_fork_in_child() -> None:
