@@ -347,7 +347,7 @@ SATURATED_ACTIVATIONS = Rule(
     _saturated,
     _needs_activations_of("a tanh or a sigmoid", "saturated"),  # type: ignore[arg-type]
     "half of the outputs near the limits and under a quarter of the gradient passes, 5 of 5 observations",
-    "deep tanh nets with a gain of 10; the pooler of a pretrained BERT lets 0.3 and more pass",
+    "deep tanh nets with a gain of 10",
 )
 
 ATTENTION_COLLAPSE = Rule(
@@ -355,7 +355,7 @@ ATTENTION_COLLAPSE = Rule(
     _attention_collapse,
     _needs_attention,
     "effective number of keys under 1.5 and a quarter of its early value, 5 of 5 observations",
-    "small GPT with growing query weights; healthy ones stay over 3",
+    "small GPT with growing query weights",
 )
 
 WEIGHT_OUTLIER = Rule(

@@ -47,5 +47,5 @@ STALLED = Rule(
     _stalled,
     lambda run: nothing(run) or ("" if run.history.now is not None else "only a run that goes on can stall"),
     "no observation for 10 times the usual interval, and 30 minutes",
-    "a simulated clock",
+    "a choice; not calibrated on runs",
 )

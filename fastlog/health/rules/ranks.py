@@ -124,7 +124,7 @@ STRAGGLER = Rule(
     _straggler,
     _has_rank_scalars,
     "one rank over 1.25 times the median, and by over a quarter of a step, 5 of 5 observations",
-    "planted delays of 0.3 and 1 step; quiet in the distributed tests",
+    "a choice; not calibrated on runs",
 )
 
 REPLICAS_DIFFER = Rule(
