@@ -131,6 +131,7 @@ def test_the_state_of_a_parameter_without_dimensions(
         assert read(tmp_path).Scalars(f"{key}_max/global")[0].value == pytest.approx(value)
 
 
+@pytest.mark.filterwarnings("ignore:fastlog.* values were not logged")  # the total, where the writer closes
 def test_complex_parameters_are_called_what_they_are(tmp_path: Path, writer: SummaryWriter) -> None:
     model = Net()
     model.phase = nn.Parameter(torch.ones(2, dtype=torch.complex64))
@@ -316,6 +317,7 @@ def test_passes_without_values_do_not_count(tmp_path: Path, writer: SummaryWrite
     assert writer.stats()["bad_values"] == 0
 
 
+@pytest.mark.filterwarnings("ignore:fastlog.* values were not logged")  # the total, where the writer closes
 def test_one_reason_is_one_word_for_all_tensors_that_have_it(tmp_path: Path, writer: SummaryWriter) -> None:
     """As of a model whose weights are quantised: hundreds of tensors."""
 
