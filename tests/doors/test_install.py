@@ -107,10 +107,11 @@ def torchs_calls(writer: Any) -> None:
 
 
 def tags_by_directory(logdir: Path) -> dict[str, list[str]]:
+    """Sorted: what takes long to encode stands behind what does not."""
     return {
-        str(path.parent.relative_to(logdir)): [
+        str(path.parent.relative_to(logdir)): sorted(
             value.tag for event in events(path) for value in event.summary.value
-        ]
+        )
         for path in files(logdir)
     }
 
