@@ -21,6 +21,7 @@ from fastlog.health.findings import SEVERITIES, Finding, RunHealth
 from fastlog.health.history import ACTIVATIONS, GRADIENTS, UPDATE_SAMPLES, Heads
 from fastlog.health.noting import Note, Notebook, NoteReader, number
 from fastlog.health.record import Names, Observation, RecordWriter
+from fastlog.health.report.tensorboard import Overview
 from fastlog.health.samples import Named
 from fastlog.health.saturation import Saturation
 
@@ -61,6 +62,7 @@ class Live:
         self._reader = NoteReader()
         self._records = RecordWriter()
         self._saturation = Saturation()
+        self._overview = Overview(with_layout=False)
         self._builder = HistoryBuilder("", _MAX_BYTES)
         self._builder.loss_tag = loss
         self._lock = threading.Lock()
@@ -152,10 +154,12 @@ class Live:
         start = self._clock()
         if not in_any_case and self._spent > _CREDIT + _SHARE * (start - self._began):
             return []
-        self.health = rules.run(self._builder.history(), self._mute)
+        history = self._builder.history()
+        self.health = rules.run(history, self._mute)
         self._judged = True
         items = [item for finding in self.health.findings for item in self._say(finding, step, wall_time)]
         items += self._series_items(step, wall_time)
+        items += [(RAW, event) for event in self._overview.events(history, self.health.findings, in_any_case)]
         self._spent += self._clock() - start
         return items
 

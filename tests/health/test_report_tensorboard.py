@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from made_up_runs import bert, fast, frozen, poisoned
 from PIL import Image
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboardX.proto.event_pb2 import Event
 
+import fastlog
 from fastlog.health.findings import Finding
 from fastlog.health.history import GRADIENTS, UPDATES, History
 from fastlog.health.report import font
@@ -173,3 +176,26 @@ def test_the_layout_waits_a_little_for_the_loss() -> None:
     overview = Overview()
     given = [len(overview.events(until(history, count), ())) for count in range(1, 6)]
     assert given == [0, 0, 0, 1, 0]
+
+
+def test_a_watched_model_gets_pictures_and_keeps_the_layout_of_its_user(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    with fastlog.SummaryWriter(str(tmp_path)) as writer:
+        writer.add_custom_scalars({"mine": {"loss": ["Multiline", ["loss"]]}})
+        with fastlog.watch(model, writer, optimizer, every=1, health=True):
+            for step in range(14):
+                optimizer.zero_grad()
+                loss = (model(torch.ones(16, 4)) - 1).square().mean()
+                loss.backward()
+                optimizer.step()
+                writer.add_scalar("loss", loss, step)
+    run = fastlog.load(tmp_path)
+    assert isinstance(run, fastlog.Run)
+    assert set(run.tags["images"]) == {"fastlog/health/gradient-rms", "fastlog/health/update-ratio"}
+    for tag in run.tags["images"]:
+        images = run.images(tag)
+        assert images.steps[0] == 9  # the tenth observation
+        Image.open(io.BytesIO(images.values[-1])).load()
+    layouts = run.raw("custom_scalars__config__")
+    assert len(layouts) == 1 and b"mine" in layouts.values[0]

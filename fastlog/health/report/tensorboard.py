@@ -42,12 +42,15 @@ class Overview:
 
     Pictures come with the tenth observation, with every new finding, and whenever a fourth more has been
     observed: of TensorBoard's ten a few are early ones and one is the last.
+
+    Args:
+        with_layout: False where the user may have given a layout: TensorBoard shows the last one alone.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, with_layout: bool = True) -> None:
         self._next = _FIRST_PICTURE
         self._found: set[str] = set()
-        self._laid_out = False
+        self._laid_out = not with_layout
 
     def events(self, history: History, findings: Sequence[Finding], last: bool = False) -> list[bytes]:
         """Serialized events that are due now. ``last``: there will be no other chance."""
