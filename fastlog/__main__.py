@@ -7,9 +7,11 @@ import os
 import platform
 import runpy
 import sys
+import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
+from typing import Any
 
 from fastlog.health import command as health
 
@@ -83,7 +85,7 @@ def run_script(path: str, arguments: list[str]) -> None:
     sys.argv[:] = [path, *arguments]
     if not getattr(sys.flags, "safe_path", False):
         sys.path[0] = os.path.dirname(os.path.realpath(path))  # in place of the working directory
-    runpy.run_path(path, run_name="__main__")
+    _stay_main(runpy.run_path(path, run_name="__main__"))
 
 
 def run_module(name: str, arguments: list[str]) -> None:
@@ -92,7 +94,14 @@ def run_module(name: str, arguments: list[str]) -> None:
 
     fastlog.install()
     sys.argv[:] = ["-m", *arguments]
-    runpy.run_module(name, run_name="__main__", alter_sys=True)
+    _stay_main(runpy.run_module(name, run_name="__main__", alter_sys=True))
+
+
+def _stay_main(namespace: dict[str, Any]) -> None:
+    """Lets threads that outlive the program find its classes, as pickle does, in ``__main__``."""
+    main_module = types.ModuleType("__main__")
+    main_module.__dict__.update(namespace)
+    sys.modules["__main__"] = main_module
 
 
 @dataclass(frozen=True)
@@ -105,7 +114,10 @@ class Command:
 
 
 def _run_info(options: argparse.Namespace) -> int:
-    print(info())
+    try:
+        print(info(), flush=True)
+    except BrokenPipeError:  # the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
@@ -126,8 +138,8 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
 def _run_run(options: argparse.Namespace) -> int:
     if options.module:
         run_module(options.module[0], options.module[1:])
-    elif options.script:
-        run_script(options.script[0], options.script[1:])
+    elif script := options.script[options.script[:1] == ["--"] :]:
+        run_script(script[0], script[1:])
     else:
         options.refuse("which SCRIPT, or -m MODULE?")
     return 0

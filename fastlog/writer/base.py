@@ -49,6 +49,7 @@ _live: weakref.WeakSet[WriterBase] = weakref.WeakSet()
 class WriterBase(Heard, tensorboardX.SummaryWriter):  # type: ignore[misc]
     purge_step: int | None
     _tags = CLEAN_TAGS
+    _keeps_scalars = True  # of add_scalars, for export_scalars_to_json
     _as_torch = False  # encode values as torch.utils.tensorboard does where tensorboardX differs
 
     def __init__(
@@ -185,6 +186,7 @@ class WriterBase(Heard, tensorboardX.SummaryWriter):  # type: ignore[misc]
         if self.all_writers is not None:
             for last_words in self._closers:
                 self._put_job(last_words, "the last events of a writer")
+        self.scalar_dict: dict[str, Any] = {}
         with self._lock:
             self._is_closed = True
             foreign_writers = self._foreign_writers()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import deque
 from time import monotonic, time
 from typing import Any
 
@@ -29,6 +30,7 @@ from fastlog.writer.sharded import ShardedWriter
 from fastlog.writer.tags import checked_tag
 
 _UNSET = ""
+_KEPT_POINTS = 65_536  # of each series of add_scalars, for export_scalars_to_json
 
 
 @eager_methods
@@ -136,7 +138,8 @@ class SummaryWriter(ShardedWriter):
     ) -> None:
         """Logs numbers to one chart, each as a run of its own in the sub-directory ``main_tag/tag``.
 
-        What is logged is also kept in memory for ``export_scalars_to_json``.
+        The last 65,536 points of each series are also kept in memory for ``export_scalars_to_json``, until
+        ``close``.
 
         Args:
             main_tag: name of the chart.
@@ -158,16 +161,19 @@ class SummaryWriter(ShardedWriter):
                 record: list[Any] = [wall_time, step]
                 item = scalar_item(argument, name, value, step, wall_time, place, record)
                 self._sub_writer(path).put(*item, since)
-                self.scalar_dict.setdefault(path, []).append(record)
+                if self._keeps_scalars:
+                    self.scalar_dict.setdefault(path, deque(maxlen=_KEPT_POINTS)).append(record)
         if self._comet_on:
             self._get_comet_logger().log_metrics(tag_scalar_dict, main_tag, step=global_step)
 
     def export_scalars_to_json(self, path: Any) -> None:
         """Writes what ``add_scalars`` has logged so far and forgets it.
 
-        The file holds {directory: [[wall time, step, value], ...], ...}.
+        The file holds {directory: [[wall time, step, value], ...], ...}, of each series the last 65,536
+        points.
         """
         self.flush()
+        self.scalar_dict = {series: list(points) for series, points in self.scalar_dict.items()}
         super().export_scalars_to_json(path)
 
     def add_histogram(

@@ -17,6 +17,7 @@ class TorchSummaryWriter(SummaryWriter):
     __module__ = "fastlog"
     _tags = VERBATIM_TAGS
     _as_torch = True
+    _keeps_scalars = False  # torch has no export_scalars_to_json
 
     def _scalars_directory(self, logdir: str, main_tag: str, tag: str) -> str:
         return subdirectory(logdir, f"{main_tag.replace('/', '_')}_{tag}")

@@ -32,7 +32,8 @@ def test_a_refused_launch_is_said_once_and_the_next_one_works(fake_cuda: FakeCud
             writer.add_histogram("w", fake_cuda.tensor(torch.ones(5)), step)
     assert len(caught) == 1
     writer.add_histogram("w", fake_cuda.tensor(torch.ones(5)), 2)
-    writer.close()
+    with pytest.warns(FastlogWarning, match="2 values were not logged"):
+        writer.close()
     assert list(histograms(tmp_path)) == [("w", 2)]
     assert writer.stats()["bad_values"] == 2
     with pytest.raises(RuntimeError, match=r"values\[0\] and 1 more: launching summarize_kernel"):
@@ -50,7 +51,7 @@ def test_a_device_that_fails_later_is_an_error_of_the_queue(fake_cuda: FakeCuda,
         writer.add_histogram("v", fake_cuda.tensor(torch.ones(5)), 0)
         writer.add_histogram("other device", fake_cuda.tensor(torch.ones(5), 1), 0)
     with (
-        pytest.warns(FastlogWarning, match=r"add_histogram\('w'\).*on CUDA device 0: illegal access"),
+        pytest.warns(FastlogWarning, match=r"add_histogram\('[wv]'\).*on CUDA device 0: illegal access"),
         pytest.warns(FastlogWarning, match="2 of 3 events were dropped: invalid 2"),
     ):
         writer.close()
@@ -118,7 +119,8 @@ def test_a_watched_step_is_captured_as_it_is(fake_cuda: FakeCuda, tmp_path: Path
         step()
         if watcher is not None:
             watcher.remove()
-    writer.close()
+    with pytest.warns(FastlogWarning, match="2 values were not logged"):
+        writer.close()
     assert recorded[0] == recorded[1] != []
     steps = {step for tag, step in histograms(tmp_path) if tag == "weights/weight"}
     assert steps == {0, 2}

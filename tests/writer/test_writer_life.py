@@ -358,3 +358,21 @@ def test_comet_hears_of_every_call(tmp_path: Path) -> None:
         *["log_pr_raw_data", "log_mesh", "log_parameters", "end"],
     ]
     assert {"a", "h", "i", "b", "t/text_summary", "p", "x_1"} <= {tag for tag, _, _ in read(tmp_path)}
+
+
+def test_points_kept_for_export_are_bounded_and_go_with_the_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastlog.writer.summary_writer._KEPT_POINTS", 3)
+    writer = fastlog.SummaryWriter(tmp_path / "ours")
+    for step in range(5):
+        writer.add_scalars("m", {"a": step}, step)
+    writer.export_scalars_to_json(tmp_path / "all.json")
+    (points,) = json.loads((tmp_path / "all.json").read_text()).values()
+    assert [point[1:] for point in points] == [[2, 2.0], [3, 3.0], [4, 4.0]]
+    writer.add_scalars("m", {"a": 1}, 9)
+    writer.close()
+    assert writer.scalar_dict == {}
+    with fastlog.TorchSummaryWriter(str(tmp_path / "torchs")) as torchs:  # torch keeps nothing
+        torchs.add_scalars("m", {"a": 1}, 1)
+        assert torchs.scalar_dict == {}
