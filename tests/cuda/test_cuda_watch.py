@@ -134,15 +134,16 @@ def test_activations_of_many_passes_do_not_wait_for_each_other(fake_cuda: FakeCu
     assert counts["activations/head"] == 120 and writer.stats()["dropped"] == {}
 
 
-def _steps(model: nn.Module, fake_cuda: FakeCuda, watcher: Any, clock: list[float], count: int) -> int:
+def _steps(
+    optimizer: torch.optim.Optimizer, fake_cuda: FakeCuda, watcher: Any, clock: list[float], count: int
+) -> int:
     """Training steps of one second each, and what two launches take; how many of them were logged."""
-    optimizer = watcher._optimizers[0]
     logged = 0
     for _ in range(count):
         clock[0] += 1.0
-        due = watcher._due
+        due = watcher._steps.due
         optimizer.step()
-        if watcher._due != due:
+        if watcher._steps.due != due:
             logged += 1
             clock[0] += 2 * fake_cuda.launch_seconds  # the device holds up what follows
         for ordinal in fake_cuda.ordinals:
@@ -177,8 +178,9 @@ def test_the_budget_sees_what_logging_takes_on_the_device(
     watcher = watch(model, writer, optimizer, every=1, budget=0.01, clock=lambda: clock[0])
     fake_cuda.launch_seconds = 0.15
     with pytest.warns(FastlogWarning, match=r"stay within 1\.0%"):
-        logged = _steps(model, fake_cuda, watcher, clock, 120)
-    assert watcher.every == 30 and logged * 0.3 <= 0.01 * 120 + 3 * 0.3
+        logged = _steps(optimizer, fake_cuda, watcher, clock, 120)
+    free = 4  # logged steps, the last of which begins within the first second of logging
+    assert watcher.every >= 30 and (logged - free) * 0.3 <= 0.01 * 120 + 0.3
     writer.close()
 
 
@@ -198,12 +200,12 @@ def test_a_device_that_is_late_or_broken_is_not_waited_for_by_the_budget(
     fake_cuda.ordinals[0].device.synchronize()
     clock[0] += 6.0
     with pytest.warns(FastlogWarning, match="stay within"):
-        _steps(model, fake_cuda, watcher, clock, 5)
+        _steps(optimizer, fake_cuda, watcher, clock, 5)
     assert watcher.every > 1
     writer.flush()
     fake_cuda.ordinals[0].failure = fake_cuda.module.CudaError("an illegal memory access")
     with pytest.warns(FastlogWarning, match="illegal memory access"):
-        _steps(model, fake_cuda, watcher, clock, 60)
+        _steps(optimizer, fake_cuda, watcher, clock, 60)
         writer.flush()
     watcher.remove()
     with pytest.warns(FastlogWarning, match="were dropped"):

@@ -256,7 +256,12 @@ def test_callbacks_watch_on_all_ranks_of_a_sharded_model(
     logger = of_lightning.FastLogLogger(str(tmp_path))
     loop = SimpleNamespace(epoch_loop=None)
     trainer = SimpleNamespace(
-        loggers=[logger], is_global_zero=rank == 0, log_every_n_steps=1, optimizers=[], fit_loop=loop
+        loggers=[logger],
+        is_global_zero=rank == 0,
+        log_every_n_steps=1,
+        optimizers=[],
+        fit_loop=loop,
+        fast_dev_run=False,
     )
     of_lightning.FastLogWatch().on_train_start(trainer, torch.nn.Linear(2, 2))
     logger.experiment.close()

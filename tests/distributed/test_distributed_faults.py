@@ -62,7 +62,7 @@ def test_two_models_at_once_do_not_get_in_each_others_way(tmp_path: Path) -> Non
     zero, one = run_ranks(2, fault_cases.crosswise, tmp_path)
     assert zero.warnings == one.warnings == []
     events = read(tmp_path)
-    for tag in ("weights/model0", "weights/model1", "tensor"):
+    for tag in ("0/weights/model0", "1/weights/model1", "tensor"):
         logged = [(event.step, event.histogram_value.num) for event in events.Histograms(tag)]
         assert logged == [(step, 4) for step in range(3)], tag
 

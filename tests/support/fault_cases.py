@@ -128,8 +128,10 @@ def crosswise(rank: int, logdir: Path) -> None:
     models = [holder(**{f"model{i}": sharded(torch.ones(4))}) for i in range(2)]
     writer = fastlog.SummaryWriter(logdir if rank == 0 else "", write_to_disk=rank == 0)
     watchers = [
-        fastlog.watch(model, writer, every=1, log="weights", group=None, scalars=(), tensor_scalars=())
-        for model in models
+        fastlog.watch(
+            model, writer, every=1, log="weights", prefix=f"{i}", group=None, scalars=(), tensor_scalars=()
+        )
+        for i, model in enumerate(models)
     ]
     for step in range(3):
         for watcher in watchers[:: 1 if rank == 0 else -1]:
