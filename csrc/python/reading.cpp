@@ -46,7 +46,17 @@ void read_bytes(EventScan& scan, const py::buffer& contents) {
   scan.read_bytes(bytes_of(buffer));
 }
 
+// NumPy is imported at the first need: the core alone does without it.
+void register_row() {
+  static const bool registered = [] {
+    PYBIND11_NUMPY_DTYPE(Row, wall_time, value, step, offset, size, tag, kind);
+    return true;
+  }();
+  (void)registered;
+}
+
 py::array_t<Row> rows(const EventScan& scan, std::size_t first) {
+  register_row();
   const auto& all = scan.rows();
   first = std::min(first, all.size());
   return py::array_t<Row>(static_cast<py::ssize_t>(all.size() - first), all.data() + first);
@@ -113,7 +123,6 @@ py::tuple decode_histograms_of_file(const std::string& path, const py::array_t<s
 }  // namespace
 
 void register_reading(py::module_& module) {
-  PYBIND11_NUMPY_DTYPE(Row, wall_time, value, step, offset, size, tag, kind);
   static py::handle corrupt_record = py::exception<CorruptRecord>(module, "CorruptRecord", PyExc_ValueError).release();
   py::register_exception_translator([](std::exception_ptr thrown) {
     try {
