@@ -8,12 +8,6 @@ from typing import Any
 import torch
 
 
-def too_high_a_rate(model: Any, optimizer: torch.optim.Optimizer) -> None:
-    """A learning rate with the wrong exponent."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] = 0.05
-
-
 def detached_states(model: Any, optimizer: torch.optim.Optimizer) -> None:
     """The hidden states are detached behind the third layer, say to save memory."""
 
@@ -45,7 +39,6 @@ def dead_units(model: Any, optimizer: torch.optim.Optimizer) -> None:
 
 FAULTS: dict[str, Callable[[Any, torch.optim.Optimizer], None]] = {
     "frozen": detached_states,
-    "lr": too_high_a_rate,
     "nan": division_by_zero,
     "dead": dead_units,
 }
