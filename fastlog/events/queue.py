@@ -6,7 +6,6 @@ import atexit
 import concurrent.futures.thread  # noqa: F401  (has to register what it does at the end before us)
 import math
 import multiprocessing
-import os
 import sys
 import threading
 import time
@@ -15,6 +14,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing.util import Finalize, register_after_fork
 from typing import Any, Literal
 
+from fastlog.common import forks
 from fastlog.events.delivery import run_job
 from fastlog.events.items import JOB, Item, nbytes_of, tags_of
 from fastlog.events.patience import Patience, WorkerThread
@@ -82,6 +82,7 @@ class AsyncQueue(QueueWorker):
         super().__init__(options, clock)
         self._through = multiprocessing.current_process().daemon
         _queues[id(self)] = self
+        forks.register(self)
 
     def attach(self, sink: Sink) -> None:
         """Makes ``close`` close this sink, used or not. The first one gets ``fastlog/dropped``."""
@@ -325,6 +326,12 @@ class AsyncQueue(QueueWorker):
             if not has_worker:
                 tried = self._work_through()
 
+    def become_child(self) -> None:
+        """After a fork, in the child: nothing waits, and callers write by themselves what they put."""
+        self._jobs.forget_all()
+        self._begin()
+        self._through = True
+
     def __getstate__(self) -> QueueOptions:
         return self._options
 
@@ -332,6 +339,7 @@ class AsyncQueue(QueueWorker):
         super().__init__(options, time.monotonic)
         self._through = multiprocessing.current_process().daemon
         _queues[id(self)] = self
+        forks.register(self)
 
 
 def _on_worker() -> bool:
@@ -362,17 +370,9 @@ def _close_at_exit_of_child(_: object = None) -> None:
     Finalize(None, _close_all, exitpriority=100)
 
 
-def _after_fork_in_child() -> None:
-    for queue in live_queues():
-        queue._jobs.forget_all()
-        queue._begin()
-        queue._through = True
-
-
 atexit.register(_close_all)
 if hasattr(threading, "_register_atexit"):
     threading._register_atexit(_flush_all)  # called before what was registered earlier: by executors
-os.register_at_fork(after_in_child=_after_fork_in_child)
 register_after_fork(_close_all, _close_at_exit_of_child)
 if multiprocessing.parent_process() is not None:
     _close_at_exit_of_child()

@@ -13,6 +13,7 @@ from typing import Any
 
 from tensorboardX.proto.event_pb2 import Event
 
+from fastlog.common import forks
 from fastlog.common.native import core
 from fastlog.events.items import RAW, Item
 from fastlog.events.sinks.outputs import Output, is_remote, open_output
@@ -49,6 +50,7 @@ class EventFileSink:
         self._fresh = False  # the file has no events yet
         self._last_second = 0
         _sinks.add(self)
+        forks.register(self)
         self._open()
 
     def get_logdir(self) -> str:
@@ -122,7 +124,8 @@ class EventFileSink:
     def _directory(self) -> str:
         return os.path.join(self._logdir, f"pid-{os.getpid()}") if self._inherited else self._logdir
 
-    def _become_child(self) -> None:
+    def become_child(self) -> None:
+        """After a fork, in the child: the file is the parent's."""
         if self._output is not None:
             self._output.abandon()
         self._output = None
@@ -140,6 +143,7 @@ class EventFileSink:
         self._fresh = False
         self._last_second = 0
         _sinks.add(self)
+        forks.register(self)
 
 
 def _absolute(directory: str) -> str:
@@ -162,11 +166,3 @@ def _encodable(item: Item) -> bool:
     except Exception:
         return False
     return True
-
-
-def _after_fork_in_child() -> None:
-    for sink in list(_sinks):
-        sink._become_child()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

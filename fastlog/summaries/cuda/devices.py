@@ -15,6 +15,7 @@ from types import ModuleType
 
 import numpy as np
 
+from fastlog.common import forks
 from fastlog.common.native import core
 from fastlog.common.notices import Relay
 from fastlog.summaries.cuda.runtime import CudaRuntime, Runtime, is_capturing
@@ -185,7 +186,7 @@ def _forget_parent() -> None:
     _preparing = threading.Lock()
 
 
-os.register_at_fork(after_in_child=_forget_parent)
+forks.call_in_child(_forget_parent)
 
 
 def _mode() -> str:
