@@ -63,7 +63,7 @@ class FastLogTracker(GeneralTracker):  # type: ignore[misc]
         """
         self._hyperparameters = Hyperparameters(self.tracker, values)
         if "://" not in self.logging_dir:
-            with self.tracker._guarded("store_init_configuration"):
+            with self.tracker.outbox.guarded("store_init_configuration"):
                 os.makedirs(self.logging_dir, exist_ok=True)
                 with open(os.path.join(self.logging_dir, "hparams.yml"), "w", encoding="utf-8") as file:
                     yaml.safe_dump({str(name): _for_yaml(value) for name, value in values.items()}, file)

@@ -29,13 +29,13 @@ class Hyperparameters:
         self._writer = writer
         self._values = {str(name): hparams.plain(value) for name, value in values.items()}
         self._first = frozenset(first)
-        with writer._guarded("hyperparameters"):
+        with writer.outbox.guarded("hyperparameters"):
             _, start, _ = hparams.summaries(self._values, {}, {})
-            writer._get_file_writer().add_summary(start)
+            writer.outbox.main().add_summary(start)
 
     def finish(self, metrics: Iterable[str]) -> None:
         """The run is over: its columns on the page are the hyperparameters and these metrics, by tag."""
-        with self._writer._guarded("hyperparameters"):
+        with self._writer.outbox.guarded("hyperparameters"):
             experiment, _, end = hparams.summaries(self._values, dict.fromkeys(metrics), {})
             plugin = experiment.value[0].metadata.plugin_data
             content = HParamsPluginData.FromString(plugin.content)
@@ -44,4 +44,4 @@ class Hyperparameters:
                     info.MergeFromString(_DIFFERS)
             plugin.content = content.SerializeToString()
             for summary in (experiment, end):
-                self._writer._get_file_writer().add_summary(summary)
+                self._writer.outbox.main().add_summary(summary)

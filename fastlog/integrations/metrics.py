@@ -33,4 +33,4 @@ def leave_out(writer: SummaryWriter, place: str, value: Any) -> None:
     """Counts a metric that is no number, and warns once per place."""
     kind = type(value).__name__
     error = TypeError(f"the metric is a {kind}; log numbers or texts, each under its own name")
-    writer._bad_values.report(place, error)
+    writer.outbox.bad_values.report(place, error)

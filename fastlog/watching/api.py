@@ -162,7 +162,7 @@ def watch(
         writer = SummaryWriter("", write_to_disk=False)
     writer = checked_writer(writer)
     optimizers = checked_optimizers(optimizer)
-    voice = Voice(writer._bad_values)
+    voice = Voice(writer.outbox.bad_values)
     every, offset = checked_number("every", every, least=1), checked_number("offset", offset)
     share = checked_budget(budget)
     if merged and share is not None:
@@ -195,7 +195,7 @@ def watch(
     prefixes.enter(watcher, model, writer, plan.log, asked_prefix, begin)
     if earlier is not None:
         watcher.follow(earlier)
-    if health and writer.logs and (together is None or together.is_first):
+    if health and writer.outbox.writes and (together is None or together.is_first):
         judge(watcher, model, writer, optimizers, plan, mute or {}, on_finding, loss)
     if not merged:  # else other ranks may have what this one has not
         for doubt in doubts(model, optimizers, plan):

@@ -48,7 +48,7 @@ def judge(
         classes,
         probe=not selection.compiled(model),
     )
-    live = Live(writer.notices.tell, weakly(watcher.hurry, None), mute, on_finding, loss)
+    live = Live(writer.outbox.bad_values.tell, weakly(watcher.hurry, None), mute, on_finding, loss)
     watcher.on_moment(Attendant(live, notebook))
-    writer.on_items(live.scalars)
-    writer.on_close(live.last_words)
+    writer.outbox.on_items(live.scalars)
+    writer.outbox.on_close(live.last_words)

@@ -15,9 +15,10 @@ from fastlog.distributed.parts import Merged, Record
 from fastlog.watching.reading import Reading, Report
 from fastlog.watching.series import ACTIVATION_GRADIENTS, ACTIVATIONS
 from fastlog.writer import SummaryWriter
+from fastlog.writer.outbox import Outbox
 
-Put = Callable[[Merged, SummaryWriter, dict[str, float]], None]
-"""Logs summaries, and scalars by tag, with a writer."""
+Put = Callable[[Merged, Outbox, dict[str, float]], None]
+"""Logs summaries, and scalars by tag, through an outbox."""
 
 
 def merged_ranks(model: nn.Module, merge: Any) -> tuple[int, ...]:
@@ -66,7 +67,7 @@ def together(
     """
     if not merged and not shards.ranks_of(model):
         return None
-    merger = writer._merge_over(merged, object(), timeout) if len(merged) > 1 else None
+    merger = writer.sharding.merge_over(merged, object(), timeout) if len(merged) > 1 else None
     return Ranks(model, writer, merger, check_replicas, prefix)
 
 
@@ -156,7 +157,7 @@ class Ranks:
     def log(self, records: Sequence[Record], step: int | None, put: Put) -> None:
         """Logs what this rank has counted at a step: at once, or merged with the other ranks' later."""
         if self._merger is None:
-            put(Merged(list(records), {}, [], {}), self._writer, {})
+            put(Merged(list(records), {}, [], {}), self._writer.outbox, {})
             return
         merger, writer = self._merger, self._writer
         numbers, self._numbers = self._numbers, {}
@@ -165,16 +166,16 @@ class Ranks:
                 self._key,
                 step,
                 records,
-                deliver=lambda merged, by_rank: put(merged, writer, over_ranks(by_rank)),
+                deliver=lambda merged, by_rank: put(merged, writer.outbox, over_ranks(by_rank)),
                 alone=lambda own: put(
                     Merged(list(own), {}, [], {}),
-                    writer._rank_writer(merger),
+                    writer.sharding.alone(merger),
                     over_ranks({merger.rank: numbers}),
                 ),
                 numbers=numbers,
             )
         )
-        writer._bad_values.warn()
+        writer.outbox.bad_values.warn()
 
     def end(self) -> None:
         """Nothing more comes. Merging goes on; the writer's ``flush`` and ``close`` wait for it."""

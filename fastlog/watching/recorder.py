@@ -22,6 +22,7 @@ from fastlog.watching.reading import Moment, Reading
 from fastlog.watching.series import Shape
 from fastlog.watching.voice import Voice
 from fastlog.writer import SummaryWriter
+from fastlog.writer.outbox import Outbox
 
 _RECORD_BYTES = 250  # of Python objects around a packed summary that waits
 
@@ -35,12 +36,12 @@ class Recorder:
     """
 
     def __init__(self, writer: SummaryWriter, budget: Budget, ranks: Ranks | None) -> None:
-        self.writer = writer
+        self._outbox = writer.outbox
         self._budget = budget
         self._ranks = ranks
         self._is_inside = False
         self._failed: dict[str, list[tuple[str, Exception]]] = {}
-        self.voice = Voice(writer._bad_values)
+        self.voice = Voice(writer.outbox.bad_values)
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
@@ -72,7 +73,7 @@ class Recorder:
         for reason, places in failed.items():
             place, error = places[0]
             more = f" and {len(places) - 1} more" if len(places) > 1 else ""
-            self.writer._bad_values.report(place + more, error, len(places), reason)
+            self._outbox.bad_values.report(place + more, error, len(places), reason)
 
     def look_at(self, tensors: Iterable[torch.Tensor]) -> None:
         """What is logged of these takes time on their devices."""
@@ -104,9 +105,9 @@ class Recorder:
     def _pack(self, readings: Sequence[Reading], scale: torch.Tensor | None) -> list[Record]:
         names = [reading.place for reading in readings]
         try:
-            packed = pack_many([r.tensor for r in readings], names, self.writer._patience, scale)
+            packed = pack_many([r.tensor for r in readings], names, self._outbox.patience, scale)
         except PinnedMemoryFull:
-            self.writer._refuse()
+            self._outbox.refuse()
             return []
         return [Record(r.kind, r.name, p, r.part, r.whole) for r, p in zip(readings, packed, strict=True)]
 
@@ -120,17 +121,17 @@ class Recorder:
 
     def log(self, moment: Moment, scalars: dict[str, float], shape: Shape, observers: Observers) -> None:
         """Puts a logged step into the queue; where ranks log together, once it is merged."""
-        if self.writer._is_closed:
+        if self._outbox.is_closed:
             self.voice.say(
                 "closed",
                 f"the writer was closed before step {moment.step}, which opens a new file. Call remove() of"
                 " the watcher first, or close the writer later",
             )
-        step, wall_time = self.writer._get_file_writer().stamp(moment.step, None)
+        step, wall_time = self._outbox.main().stamp(moment.step, None)
         began = time.monotonic() - self._budget.cost
         quiet = frozenset({series.GRADIENTS}) if moment.is_scaled else frozenset()
 
-        def put(merged: Merged, writer: SummaryWriter, of_ranks: dict[str, float]) -> None:
+        def put(merged: Merged, outbox: Outbox, of_ranks: dict[str, float]) -> None:
             run = partial(
                 series.items,
                 merged.records,
@@ -145,13 +146,13 @@ class Recorder:
             on_device = any(type(record.packed) is not bytes for record in merged.records)
             tags = partial(series.tags, merged.records, shape)
             job = (JOB, run, nbytes, True, "fastlog.watch", DEVICE if on_device else None, tags)
-            writer._get_file_writer().put(job, nbytes, True, began)
+            outbox.main().put(job, nbytes, True, began)
 
         if self._ranks is None:
-            put(Merged(moment.records, {}, [], {}), self.writer, {})
+            put(Merged(moment.records, {}, [], {}), self._outbox, {})
         else:
             self._ranks.log(moment.records, step, put)
-        self.writer._bad_values.warn()
+        self._outbox.bad_values.warn()
 
     def _tell_nonfinite(self, quiet: frozenset[str], kind: str, text: str) -> None:
         if kind not in quiet:

@@ -77,9 +77,9 @@ class Watcher:
             )
         ]
         finish = weakref.WeakMethod(self._finish)
-        self._forget_close = [writer._before_close(lambda: (now := finish()) and now())]
+        self._forget_close = [writer.outbox.before_close(lambda: (now := finish()) and now())]
         if self._watchdog is not None:
-            self._forget_close.append(writer._before_close(self._watchdog.sum_up))
+            self._forget_close.append(writer.outbox.before_close(self._watchdog.sum_up))
         self._arm_for_first_step()
 
     def __repr__(self) -> str:

@@ -16,6 +16,7 @@ from fastlog.events.items import JOB, Item
 from fastlog.writer import SummaryWriter
 from fastlog.writer.bad_values import BadValues
 from fastlog.writer.file_writer import FileWriter
+from fastlog.writer.outbox import Outbox, Settings
 
 _LOCK_SECS = 5.0  # a process that has the pipe for longer waits for a parent that is busy, or was killed
 _DRAIN_SECS = 60.0
@@ -23,7 +24,7 @@ _DRAIN_SECS = 60.0
 _writer: GlobalSummaryWriter | None = None
 
 
-class Relay:
+class ChildPipe:
     """A pipe from the children of a process to the process."""
 
     def __init__(self) -> None:
@@ -46,28 +47,28 @@ class Relay:
         return True
 
 
-class RelayQueue:
+class ChildQueue:
     """What a child process has instead of an ``AsyncQueue``: each event is in the pipe when ``put`` returns.
 
     Jobs run at the call, because their results are what can be sent.
     """
 
-    def __init__(self, relay: Relay, bad_values: BadValues) -> None:
-        self._relay = relay
+    def __init__(self, pipe: ChildPipe, bad_values: BadValues) -> None:
+        self._pipe = pipe
         self._bad_values = bad_values
 
-    def attach(self, sink: Place) -> None:
+    def attach(self, sink: ParentFile) -> None:
         """Does nothing."""
 
-    def listen(self, sink: Place, listener: object) -> None:
+    def listen(self, sink: ParentFile, listener: object) -> None:
         """Does nothing: nothing is written here."""
 
     def put(
-        self, sink: Place, item: Item, nbytes: int, first_to_go: bool = False, since: float | None = None
+        self, sink: ParentFile, item: Item, nbytes: int, first_to_go: bool = False, since: float | None = None
     ) -> None:
         """Sends an item for the file of a directory."""
         for ready in item[1]() if item[0] == JOB else [item]:
-            if not self._relay.send((sink.get_logdir(), ready, nbytes, first_to_go)):
+            if not self._pipe.send((sink.get_logdir(), ready, nbytes, first_to_go)):
                 self._bad_values.tell(
                     "relay", "GlobalSummaryWriter: the parent does not take events; some are lost"
                 )
@@ -90,7 +91,7 @@ class RelayQueue:
         return {}
 
 
-class Place:
+class ParentFile:
     """A directory that another process writes to."""
 
     def __init__(self, logdir: str) -> None:
@@ -101,6 +102,39 @@ class Place:
         return self._logdir
 
 
+class SharedOutbox(Outbox):
+    """The outbox of a process and of its children: these send their events to the files of the first one.
+
+    Args:
+        home: the process whose files they are.
+    """
+
+    def __init__(self, settings: Settings, pipe: ChildPipe, home: int) -> None:
+        super().__init__(settings)
+        self._pipe = pipe
+        self._home = home
+
+    def directory(self) -> str:
+        """The log directory: there are no copies."""
+        return str(self.settings.logdir)
+
+    def make_queue(self) -> Any:
+        """In a child the way to the parent."""
+        if os.getpid() == self._home:
+            return super().make_queue()
+        return ChildQueue(self._pipe, self.bad_values)
+
+    def make_sink(self, logdir: str) -> Any:
+        """In a child the name of a file of the parent."""
+        return super().make_sink(logdir) if os.getpid() == self._home else ParentFile(logdir)
+
+    def become_child(self) -> None:
+        """After a fork, in the child: its events go to the parent."""
+        super().become_child()
+        self._pipe.reader.close()  # so that a write fails, and does not wait, when the parent is gone
+        self._queue = None
+
+
 class SharedWriter(SummaryWriter):
     """A ``SummaryWriter`` whose copies in other processes, forked or spawned, write to the file of the first.
 
@@ -108,14 +142,14 @@ class SharedWriter(SummaryWriter):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._relay = Relay()
+        self._pipe = ChildPipe()
         self._home = os.getpid()
         super().__init__(*args, **kwargs)
         listener = threading.Thread(
-            target=_listen, args=(self._relay.reader, weakref.ref(self)), name="fastlog-relay", daemon=True
+            target=_listen, args=(self._pipe.reader, weakref.ref(self)), name="fastlog-relay", daemon=True
         )
         listener.start()
-        weakref.finalize(self, _stop, self._relay, listener, self._home)
+        weakref.finalize(self, _stop, self._pipe, listener, self._home)
 
     def flush(self, timeout: float | None = None) -> None:
         """As in ``SummaryWriter``, and for what other processes have logged."""
@@ -133,7 +167,7 @@ class SharedWriter(SummaryWriter):
         if os.getpid() == self._home:
             arrived = threading.Event()
             self._arrivals[id(arrived)] = arrived
-            if self._relay.send(id(arrived)):
+            if self._pipe.send(id(arrived)):
                 arrived.wait(_DRAIN_SECS if timeout is None else timeout)
             self._arrivals.pop(id(arrived), None)
 
@@ -144,8 +178,8 @@ class SharedWriter(SummaryWriter):
                 arrived.set()
         else:
             logdir, item, nbytes, first_to_go = message
-            with self._guarded("GlobalSummaryWriter"):
-                writer = self._sub_writer(logdir)
+            with self.outbox.guarded("GlobalSummaryWriter"):
+                writer = self.outbox.beside(logdir)
                 if isinstance(writer, FileWriter):  # past what hooks the events: the child was hooked as well
                     writer.event_writer.put(item, nbytes, first_to_go)
 
@@ -153,21 +187,8 @@ class SharedWriter(SummaryWriter):
         super()._start()
         self._arrivals: dict[int, threading.Event] = {}
 
-    def _directory(self) -> str:
-        return str(self.logdir)
-
-    def _make_queue(self) -> Any:
-        if os.getpid() == self._home:
-            return super()._make_queue()
-        return RelayQueue(self._relay, self._bad_values)
-
-    def _make_sink(self, logdir: str) -> Any:
-        return super()._make_sink(logdir) if os.getpid() == self._home else Place(logdir)
-
-    def _become_child(self) -> None:
-        super()._become_child()
-        self._relay.reader.close()  # so that a write fails, and does not wait, when the parent is gone
-        self._queue = self._sink = self.file_writer = self.all_writers = None
+    def _make_outbox(self, settings: Settings) -> Outbox:
+        return SharedOutbox(settings, self._pipe, self._home)
 
 
 def _listen(reader: Any, writer_ref: weakref.ref[SharedWriter]) -> None:
@@ -180,9 +201,9 @@ def _listen(reader: Any, writer_ref: weakref.ref[SharedWriter]) -> None:
             del writer
 
 
-def _stop(relay: Relay, listener: threading.Thread, home: int) -> None:
+def _stop(pipe: ChildPipe, listener: threading.Thread, home: int) -> None:
     """Ends the listener after what is in the pipe; not in a child, which has a copy of the writer."""
-    if os.getpid() == home and relay.send(None) and listener is not threading.current_thread():
+    if os.getpid() == home and pipe.send(None) and listener is not threading.current_thread():
         listener.join(_DRAIN_SECS)
 
 

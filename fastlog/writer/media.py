@@ -1,4 +1,4 @@
-"""The add_* methods whose values take long to encode: a snapshot at the call, the rest on the worker."""
+"""The methods that log sound, text, points, curves, meshes and whole tensors."""
 
 from __future__ import annotations
 
@@ -11,154 +11,12 @@ from tensorboardX import summary as tbx
 from fastlog.writer.base import WriterBase
 from fastlog.writer.comet import unless_comet
 from fastlog.writer.encode import embeddings, media
-from fastlog.writer.encode.snapshots import Snapshot, as_float, as_int, no_value, positive, take
+from fastlog.writer.encode.snapshots import Snapshot, as_int, no_value, positive, take
 from fastlog.writer.tags import checked_tag, subdirectory
 
 
-class MediaWriter(WriterBase):
-    """Every method takes a snapshot, so that the next line may overwrite what was logged."""
-
-    @unless_comet
-    def add_image(
-        self,
-        tag: str,
-        img_tensor: Any,
-        global_step: int | None = None,
-        walltime: float | None = None,
-        dataformats: str = "CHW",
-    ) -> None:
-        """Logs an image as PNG; needs Pillow.
-
-        Args:
-            tag: name of the series.
-            img_tensor: tensor or array in the order of ``dataformats``; uint8 in [0, 255], else in [0, 1];
-                1 to 4 channels. Values beyond are cut, with a warning.
-            dataformats: "CHW", "HWC", "HW", "NCHW", "NHWC", ...
-        """
-        self._add_image("add_image", tag, img_tensor, global_step, walltime, dataformats)
-
-    @unless_comet
-    def add_images(
-        self,
-        tag: str,
-        img_tensor: Any,
-        global_step: int | None = None,
-        walltime: float | None = None,
-        dataformats: str = "NCHW",
-    ) -> None:
-        """Logs a batch of images as one grid.
-
-        Args:
-            img_tensor: as in ``add_image`` with ``dataformats`` of 4 letters, or a list of images of one size
-                with "CHW" or "HWC".
-        """
-        if isinstance(img_tensor, list) and str(dataformats).upper() in ("CHW", "HWC"):
-            dataformats = "N" + dataformats
-        self._add_image("add_images", tag, img_tensor, global_step, walltime, dataformats)
-
-    def _add_image(
-        self, method: str, tag: str, pixels: Any, global_step: Any, walltime: Any, dataformats: str
-    ) -> None:
-        name = self._name(tag, method)
-        place = f"{method}({name!r})"
-        with self._guarded(place) as since:
-            part = take(pixels, "img_tensor")
-            media.check_image(part.shape, dataformats)
-            encode = functools.partial(media.image, name, dataformats, self._encoding(place))
-            self._enqueue_summary(place, [name], [part], encode, global_step, walltime, since)
-
-    def _encoding(self, place: str) -> media.Encoding:
-        """How the values of one call are encoded; what is cut is said once for each method."""
-        cause, tell = f"{place.partition('(')[0]} cut", self._bad_values.tell
-        return media.Encoding(self._as_torch, lambda words: tell(cause, f"{place}: {words} (said once)"))
-
-    @unless_comet
-    def add_image_with_boxes(
-        self,
-        tag: str,
-        img_tensor: Any,
-        box_tensor: Any,
-        global_step: int | None = None,
-        walltime: float | None = None,
-        dataformats: Any = "CHW",
-        labels: Any = None,
-        *torch_labels: Any,
-        rescale: float = 1,
-    ) -> None:
-        """Logs an image with boxes drawn on it.
-
-        torch.utils.tensorboard's order, with ``rescale`` before ``dataformats``, is understood too.
-
-        Args:
-            img_tensor, dataformats: as in ``add_image``.
-            box_tensor: (boxes, 4 or more) of xmin, ymin, xmax, ymax in pixels; further columns, such as
-                scores, are not drawn.
-            labels: a string for each box.
-            rescale: factor of the logged image's size.
-        """
-        tag = checked_tag(tag, "add_image_with_boxes")
-        if isinstance(dataformats, (int, float)):
-            rescale, dataformats, labels = (
-                dataformats,
-                "CHW" if labels is None else labels,
-                torch_labels[0] if torch_labels else None,
-            )
-        place = f"add_image_with_boxes({tag!r})"
-        with self._guarded(place) as since:
-            image, boxes = take(img_tensor, "img_tensor"), take(box_tensor, "box_tensor")
-            factor = positive(as_float(rescale, "rescale"), "rescale")
-            media.check_image(image.shape, dataformats, factor)
-            names = media.box_labels(boxes.shape, labels)
-            encoding = self._encoding(place)
-            encode = functools.partial(media.image_with_boxes, tag, dataformats, encoding, factor, names)
-            self._enqueue_summary(place, [tag], [image, boxes], encode, global_step, walltime, since)
-
-    def add_figure(
-        self,
-        tag: str,
-        figure: Any,
-        global_step: int | None = None,
-        close: bool = True,
-        walltime: float | None = None,
-    ) -> None:
-        """Logs a matplotlib figure, or a list of them as one grid. Drawn at the call: matplotlib needs
-        that."""
-        name = self._name(tag, "add_figure")
-        place = f"add_figure({name!r})"
-        with self._guarded(place) as since:
-            pixels = media.figure_pixels(figure, close)
-            dataformats = "NCHW" if isinstance(figure, list) else "CHW"
-            if self._comet_on:
-                self.add_image(tag, pixels, global_step, walltime, dataformats)
-                return
-            encode = functools.partial(media.image, name, dataformats, self._encoding(place))
-            parts = [take(pixels, "figure")]
-            self._enqueue_summary(place, [name], parts, encode, global_step, walltime, since)
-
-    @unless_comet
-    def add_video(
-        self,
-        tag: str,
-        vid_tensor: Any,
-        global_step: int | None = None,
-        fps: float = 4,
-        walltime: float | None = None,
-        dataformats: str = "NTCHW",
-    ) -> None:
-        """Logs a video as GIF; needs moviepy.
-
-        Args:
-            vid_tensor: 5 dimensions in the order of ``dataformats``; uint8 in [0, 255], else in [0, 1].
-            fps: frames per second.
-        """
-        name = self._name(tag, "add_video")
-        place = f"add_video({name!r})"
-        with self._guarded(place) as since:
-            part = take(vid_tensor, "vid_tensor")
-            media.check_dimensions("vid_tensor", part.shape, dataformats, "NTCHW")
-            rate = positive(as_float(fps, "fps"), "fps")
-            encode = functools.partial(media.video, name, rate, dataformats, self._encoding(place))
-            self._enqueue_summary(place, [name], [part], encode, global_step, walltime, since)
+class MediaMethods(WriterBase):
+    """A snapshot at the call; the rest on a thread beside the worker."""
 
     @unless_comet
     def add_audio(
@@ -178,12 +36,12 @@ class MediaWriter(WriterBase):
         """
         tag = checked_tag(tag, "add_audio")
         place = f"add_audio({tag!r})"
-        with self._guarded(place) as since:
+        with self.outbox.guarded(place) as since:
             part = take(snd_tensor, "snd_tensor")
             media.check_audio(part.shape)
             rate = positive(as_int(sample_rate, "sample_rate"), "sample_rate")
             encode = functools.partial(media.audio, tag, rate, self._encoding(place))
-            self._enqueue_summary(place, [tag], [part], encode, global_step, walltime, since)
+            self.outbox.put_summary(place, [tag], [part], encode, global_step, walltime, since)
 
     def add_text(
         self, tag: str, text_string: str, global_step: int | None = None, walltime: float | None = None
@@ -195,12 +53,12 @@ class MediaWriter(WriterBase):
         """
         tag = checked_tag(tag, "add_text")
         place = f"add_text({tag!r})"
-        with self._guarded(place):
+        with self.outbox.guarded(place):
             if text_string is None:
                 raise no_value("text_string")
             if not isinstance(text_string, str):
                 raise TypeError(f"text_string must be a string, not {type(text_string).__name__}")
-            self._stamp(place, global_step, walltime)
+            self.outbox.stamp(place, global_step, walltime)
             try:
                 super().add_text(tag, text_string, global_step, walltime)
             except UnicodeEncodeError as error:
@@ -227,15 +85,15 @@ class MediaWriter(WriterBase):
         """
         tag = checked_tag(tag, "add_embedding")
         place = f"add_embedding({tag!r})"
-        with self._guarded(place) as since:
-            step = self._stamp(place, global_step, None)[0] or 0
+        with self.outbox.guarded(place) as since:
+            step = self.outbox.stamp(place, global_step, None)[0] or 0
             points = take(mat, "mat")
             images = None if label_img is None else take(label_img, "label_img")
             header = None if metadata_header is None else media.listed(metadata_header, "metadata_header")
             labels = None if metadata is None else embeddings.take_labels(metadata, header)
             embeddings.check(points.shape, labels, None if images is None else images.shape)
             encoding = self._encoding(place)
-            logdir = str(self._get_file_writer().get_logdir())
+            logdir = str(self.outbox.main().get_logdir())
             path = subdirectory(logdir, f"{step:05}", self._encode(tag))
 
             def run() -> list[Any]:
@@ -244,7 +102,7 @@ class MediaWriter(WriterBase):
                 return []
 
             parts = [part for part in (points, labels, images) if isinstance(part, Snapshot)]
-            self._enqueue_job(place, [], parts, run, since)
+            self.outbox.put_job(place, [], parts, run, since)
 
     @unless_comet
     def add_pr_curve(
@@ -267,7 +125,7 @@ class MediaWriter(WriterBase):
         """
         tag = checked_tag(tag, "add_pr_curve")
         place = f"add_pr_curve({tag!r})"
-        with self._guarded(place) as since:
+        with self.outbox.guarded(place) as since:
             parts = [take(labels, "labels"), take(predictions, "predictions")]
             if parts[0].shape != parts[1].shape:
                 raise ValueError(f"labels have shape {parts[0].shape}, predictions {parts[1].shape}")
@@ -276,7 +134,7 @@ class MediaWriter(WriterBase):
                 media.check_weights(parts[2].shape, parts[0].shape)
             count = positive(as_int(num_thresholds, "num_thresholds"), "num_thresholds")
             encode = functools.partial(media.pr_curve, tag, count, self._encoding(place))
-            self._enqueue_summary(place, [tag], parts, encode, global_step, walltime, since)
+            self.outbox.put_summary(place, [tag], parts, encode, global_step, walltime, since)
 
     @unless_comet
     def add_pr_curve_raw(
@@ -304,14 +162,14 @@ class MediaWriter(WriterBase):
             "recall": recall,
         }
         place = f"add_pr_curve_raw({tag!r})"
-        with self._guarded(place) as since:
+        with self.outbox.guarded(place) as since:
             parts = [take(values, argument) for argument, values in counts.items()]
             if len({part.shape for part in parts}) > 1 or len(parts[0].shape) != 1:
                 raise ValueError(f"{', '.join(counts)} must be rows of one length")
             encode = functools.partial(
                 _pr_curve_raw, tag, positive(as_int(num_thresholds, "num_thresholds"), "num_thresholds")
             )
-            self._enqueue_summary(place, [tag], parts, encode, global_step, walltime, since)
+            self.outbox.put_summary(place, [tag], parts, encode, global_step, walltime, since)
 
     @unless_comet
     def add_mesh(
@@ -334,7 +192,7 @@ class MediaWriter(WriterBase):
         """
         tag = checked_tag(tag, "add_mesh")
         place = f"add_mesh({tag!r})"
-        with self._guarded(place) as since:
+        with self.outbox.guarded(place) as since:
             given = {"vertices": vertices, "colors": colors, "faces": faces}
             parts = {
                 key: take(value, key)
@@ -347,7 +205,7 @@ class MediaWriter(WriterBase):
             config = media.json_copy(config_dict)
             encode = functools.partial(media.mesh, tag, config, self._as_torch, list(parts))
             tags = [f"{tag}_{part}" for part in (1, 2, 3, "VERTEX", "FACE", "COLOR")]
-            self._enqueue_summary(place, tags, list(parts.values()), encode, global_step, walltime, since)
+            self.outbox.put_summary(place, tags, list(parts.values()), encode, global_step, walltime, since)
 
     def add_tensor(
         self, tag: str, tensor: torch.Tensor, global_step: int | None = None, walltime: float | None = None
@@ -361,9 +219,9 @@ class MediaWriter(WriterBase):
         """
         tag = checked_tag(tag, "add_tensor")
         place = f"add_tensor({tag!r})"
-        with self._guarded(place) as since:
+        with self.outbox.guarded(place) as since:
             part, encode = media.tensor_encoder(tag, tensor, self._as_torch)
-            self._enqueue_summary(place, [tag], [part], encode, global_step, walltime, since)
+            self.outbox.put_summary(place, [tag], [part], encode, global_step, walltime, since)
 
 
 def _pr_curve_raw(tag: str, num_thresholds: int, *counts: Any) -> Any:

@@ -11,14 +11,14 @@ from typing import Any
 
 from tensorboardX import summary as tbx
 
+from fastlog.writer.base import WriterBase
 from fastlog.writer.encode import hparams, layouts
+from fastlog.writer.encode.scalars import scalar_item
 from fastlog.writer.file_writer import FileWriter, NullFileWriter
-from fastlog.writer.media import MediaWriter
-from fastlog.writer.scalars import scalar_item
 from fastlog.writer.tags import checked_tag
 
 
-class PageWriter(MediaWriter):
+class PageMethods(WriterBase):
     """Names that a page shows are those under which the values are logged."""
 
     def add_hparams(
@@ -74,7 +74,7 @@ class PageWriter(MediaWriter):
         for key, value in metric_dict.items():
             argument = f"metric_dict[{key!r}]"
             place = f"add_hparams({session!r}, {argument})"
-            with self._guarded(place):
+            with self.outbox.guarded(place):
                 tag = self._name(key, place)
                 writer.put(*scalar_item(argument, tag, value, step, wall_time, place))
         if writer is not self.file_writer:
@@ -94,23 +94,23 @@ class PageWriter(MediaWriter):
     ) -> tuple[FileWriter | NullFileWriter, int | None, float] | None:
         """Logs what describes a session. The writer, the step and the wall time of its metrics; None where
         nothing can be logged."""
-        with self._guarded(place):
-            main = self._get_file_writer()
-            step, wall_time = self._stamp(place, global_step, None)
+        with self.outbox.guarded(place):
+            main = self.outbox.main()
+            step, wall_time = self.outbox.stamp(place, global_step, None)
             values = {key: hparams.plain(value) for key, value in hparam_dict.items()}
             tags = [self._name(key, place) for key in metrics]
             summaries = hparams.summaries(values, tags, domain)
             path = hparams.session_directory(str(main.get_logdir()), str(self.logdir), session)
             missing = [key for key, value in values.items() if value is None]
             self._warn_of_session(place, session, path, missing)
-            writer = self._sub_writer(path)
+            writer = self.outbox.beside(path)
             for summary in summaries:
                 writer.add_summary(summary, None, wall_time)
             return writer, step, wall_time
         return None
 
     def _warn_of_session(self, place: str, session: str, path: str, missing: list[str]) -> None:
-        tell = self._bad_values.tell
+        tell = self.outbox.bad_values.tell
         if missing:
             names = ", ".join(map(repr, missing))
             tell(
@@ -149,9 +149,9 @@ class PageWriter(MediaWriter):
                 expressions of series; of the kind "Margin" the three names of value, lower and upper bound.
         """
         place = "add_custom_scalars"
-        with self._guarded(place):
+        with self.outbox.guarded(place):
             checked = layouts.checked(layout, functools.partial(self._name, method=place))
-            self._get_file_writer().add_summary(tbx.custom_scalars(checked))
+            self.outbox.main().add_summary(tbx.custom_scalars(checked))
 
     def add_custom_scalars_multilinechart(
         self, tags: list[str], category: str = "default", title: str = "untitled"
@@ -164,3 +164,7 @@ class PageWriter(MediaWriter):
     ) -> None:
         """Logs a layout of one chart with a margin; see ``add_custom_scalars``."""
         self.add_custom_scalars({category: {title: ["Margin", tags]}})
+
+    def add_onnx_graph(self, onnx_model_file: Any = None, *, prototxt: Any = None) -> None:
+        """Logs the graph of an ONNX file; ``prototxt`` is torch.utils.tensorboard's name of the argument."""
+        super().add_onnx_graph(prototxt if onnx_model_file is None else onnx_model_file)

@@ -127,25 +127,6 @@ def test_a_room_says_what_it_knows_and_what_it_must_not_know(room: str) -> None:
     assert said and re.search(r"\bKnows\b", said), f"fastlog/{room}/__init__.py"
 
 
-# What one room still takes of another's private members: (module, member).
-KNOWN_OFFENDERS: set[tuple[str, str]] = {
-    ("integrations.accelerate", "_guarded"),
-    ("integrations.hyperparameters", "_get_file_writer"),
-    ("integrations.hyperparameters", "_guarded"),
-    ("integrations.metrics", "_bad_values"),
-    ("watching.api", "_bad_values"),
-    ("watching.ranks", "_bad_values"),
-    ("watching.ranks", "_merge_over"),
-    ("watching.ranks", "_rank_writer"),
-    ("watching.recorder", "_bad_values"),
-    ("watching.recorder", "_get_file_writer"),
-    ("watching.recorder", "_is_closed"),
-    ("watching.recorder", "_patience"),
-    ("watching.recorder", "_refuse"),
-    ("watching.watcher", "_before_close"),
-}
-
-
 def definitions(tree: ast.AST) -> Iterator[str]:
     """Names that a module gives to its functions, classes, fields and variables."""
     for node in ast.walk(tree):
@@ -181,7 +162,7 @@ def test_private_members_stay_in_their_room() -> None:
         for name in filter(is_private, uses(tree))
         if name in owners and room_of(module) not in owners[name]
     }
-    assert found == KNOWN_OFFENDERS
+    assert not found
 
 
 def test_only_one_room_knows_python_and_nobody_knows_torch() -> None:
@@ -215,3 +196,8 @@ def test_files_stay_short() -> None:
     assert lengths
     long = {str(path): lines for path, lines in lengths.items() if lines > MAX_LINES}
     assert not long, f"more than {MAX_LINES} lines: {long}"
+
+
+def test_one_hook_alone_follows_a_fork() -> None:
+    hooks = {module for module, path in MODULES.items() if "register_at_fork" in path.read_text()}
+    assert hooks == {"common.forks"}

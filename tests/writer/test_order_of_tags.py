@@ -112,7 +112,7 @@ def test_flush_waits_for_images_too(tmp_path: Path, encoding):
 
 def test_a_file_is_closed_behind_all_that_was_logged_to_it(tmp_path: Path, encoding):
     with fastlog.SummaryWriter(tmp_path) as writer:
-        session = writer._sub_writer(str(tmp_path / "session"))
+        session = writer.outbox.beside(str(tmp_path / "session"))
         image = fastlog.SummaryWriter(tmp_path / "other")
         image.file_writer = session  # an image in the session's file
         image.add_image("image", PIXELS, 0)

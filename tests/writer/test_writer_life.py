@@ -222,9 +222,9 @@ def test_without_disk_nothing_is_written(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_max_queue_only_raises_the_limit(tmp_path: Path) -> None:
     with fastlog.SummaryWriter(tmp_path, max_queue=10) as writer:
-        assert writer._queue_options["queue_events"] > 1000
+        assert writer.outbox.settings.queue["queue_events"] > 1000
     with fastlog.SummaryWriter(tmp_path, max_queue=10**6) as writer:
-        assert writer._queue_options["queue_events"] == 10**6
+        assert writer.outbox.settings.queue["queue_events"] == 10**6
     with pytest.raises(TypeError, match="flush_seconds"):
         fastlog.SummaryWriter(tmp_path, flush_seconds=3)
     with pytest.raises(ValueError, match="overflow"):
@@ -363,7 +363,7 @@ def test_comet_hears_of_every_call(tmp_path: Path) -> None:
 def test_points_kept_for_export_are_bounded_and_go_with_the_writer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastlog.writer.summary_writer._KEPT_POINTS", 3)
+    monkeypatch.setattr("fastlog.writer.scalars._KEPT_POINTS", 3)
     writer = fastlog.SummaryWriter(tmp_path / "ours")
     for step in range(5):
         writer.add_scalars("m", {"a": step}, step)

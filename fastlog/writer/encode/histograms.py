@@ -13,17 +13,17 @@ def histogram_tags(name: str) -> list[str]:
     return [name, f"{name}/nan", f"{name}/inf"]
 
 
-def later_items(
-    bad_values: BadValues, name: str, later: Packed, step: int | None, wall_time: float
+def pending_items(
+    bad_values: BadValues, name: str, pending: Packed, step: int | None, wall_time: float
 ) -> list[Item]:
     """All events of a summary that comes from a device; waits for it."""
-    packed = bytes(later)
+    packed = bytes(pending)
     nan, pos_inf, neg_inf, num = NONFINITE.unpack_from(packed)
-    odd = oddities(bad_values, name, num, nan, pos_inf + neg_inf, step, wall_time)
-    return [(HISTOGRAM, name, packed, step, wall_time), *odd] if num else odd
+    beside = nonfinite_items(bad_values, name, num, nan, pos_inf + neg_inf, step, wall_time)
+    return [(HISTOGRAM, name, packed, step, wall_time), *beside] if num else beside
 
 
-def oddities(
+def nonfinite_items(
     bad_values: BadValues, name: str, num: int, nan: int, inf: int, step: int | None, wall_time: float
 ) -> list[Item]:
     """Scalars with the numbers of NaN and infinite values beside a tag, and the one warning about them."""
