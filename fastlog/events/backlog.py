@@ -24,11 +24,16 @@ class Backlog:
     Args:
         max_events, max_bytes: limits of ``depth`` and ``bytes``. One entry larger than ``max_bytes`` may wait
             beside the others.
+
+    Attributes:
+        event_mark, byte_mark: while ``depth`` and ``bytes`` are below both, a put has nothing to do but
+            ``append``. The worker sets them.
     """
 
     def __init__(self, max_events: int, max_bytes: int) -> None:
         self.max_events = max_events
         self.max_bytes = max_bytes
+        self.event_mark = self.byte_mark = 0
         self.depth = 0
         self.bytes = 0
         self._oversize = 0  # the bytes of an entry larger than max_bytes

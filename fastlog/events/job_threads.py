@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from fastlog.events.aside import ITEM, Aside
 from fastlog.events.delivery import run_job
-from fastlog.events.patience import WorkerThread
+from fastlog.events.waiting import WorkerThread
 
 
 class JobThreads:

@@ -17,9 +17,9 @@ from typing import Any, Literal
 from fastlog.common import forks
 from fastlog.events.delivery import run_job
 from fastlog.events.items import JOB, Item, nbytes_of, tags_of
-from fastlog.events.patience import Patience, WorkerThread
 from fastlog.events.sinks.sink import Sink
-from fastlog.events.worker import QueueOptions, QueueWorker
+from fastlog.events.waiting import ProgressTimeout, WorkerThread
+from fastlog.events.worker import QueueOptions, Worker
 
 _CLOSE_GRACE = 5.0  # how long close() goes on trying a sink in trouble
 _HANG_SECS = 120.0  # flush() and close() wait no longer for a sink that finishes nothing
@@ -33,7 +33,7 @@ def live_queues() -> list[AsyncQueue]:
     return [queue for reference in _queues.valuerefs() if (queue := reference()) is not None]
 
 
-class AsyncQueue(QueueWorker):
+class AsyncQueue:
     """Bounded, ordered, durable on request, and never in the way of training.
 
     - ``put`` costs the calling thread about half a microsecond. Only under ``overflow="block"`` can it wait:
@@ -78,23 +78,35 @@ class AsyncQueue(QueueWorker):
         flush_secs: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        options = QueueOptions(queue_events, queue_bytes, overflow, block_timeout, on_error, flush_secs)
-        super().__init__(options, clock)
-        self._through = multiprocessing.current_process().daemon
+        self._options = QueueOptions(queue_events, queue_bytes, overflow, block_timeout, on_error, flush_secs)
+        self._start(clock)
+
+    def _start(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._worker = self._make_worker()
+        self._worker.through = multiprocessing.current_process().daemon
+        self._begin()
         _queues[id(self)] = self
         forks.register(self)
+
+    def _make_worker(self) -> Worker:
+        return Worker(self._options, self._clock)
+
+    def _begin(self) -> None:
+        self._lock, self._backlog = self._worker.lock, self._worker.backlog  # at hand: put is to be quick
+        self._caller_seconds = 0.0
 
     def attach(self, sink: Sink) -> None:
         """Makes ``close`` close this sink, used or not. The first one gets ``fastlog/dropped``."""
         with self._lock:
-            self._delivery.attach(sink)
+            self._worker.delivery.attach(sink)
 
     def listen(self, sink: Sink, listener: Callable[[Sequence[Item]], None]) -> None:
         """``listener`` gets all items that are written to the sink from now on, on the worker. Must not
         raise.
         """
         with self._lock:
-            self._delivery.listen(sink, listener)
+            self._worker.delivery.listen(sink, listener)
 
     def put(
         self, sink: Sink, item: Item, nbytes: int, first_to_go: bool = False, since: float | None = None
@@ -113,7 +125,7 @@ class AsyncQueue(QueueWorker):
             since = self._clock()
         backlog = self._backlog
         with self._lock:
-            if backlog.depth < self._event_mark and backlog.bytes + nbytes <= self._byte_mark:
+            if backlog.depth < backlog.event_mark and backlog.bytes + nbytes <= backlog.byte_mark:
                 self._caller_seconds += self._clock() - since
                 backlog.append(sink, item, nbytes, since, first_to_go)
                 return
@@ -124,35 +136,35 @@ class AsyncQueue(QueueWorker):
             item = run_job(item, tags_of(item))
             nbytes = nbytes_of(item)
         waits = self._options.overflow == "block" and not _on_worker()
-        patience = self._patience(self._options.block_timeout if waits else 0.0)
+        timeout = self._worker.timeout(self._options.block_timeout if waits else 0.0)
         done = False
         while not done:
-            self._relay.warn()
-            self._relay.raise_error()
+            self._worker.relay.warn()
+            self._worker.relay.raise_error()
             with self._lock:
-                done = self._admit(sink, item, nbytes, first_to_go, since, patience)
-                has_worker = self._call_worker()
+                done = self._admit(sink, item, nbytes, first_to_go, since, timeout)
+                has_worker = self._worker.call()
                 if not done and has_worker:
-                    self._wait(self._changed, patience.left())
+                    self._worker.wait(self._worker.changed, timeout.left())
             if not has_worker:
                 self._work_through()
-                patience = self._patience(0.0)  # there is nobody to wait for
-        self._relay.warn()
+                timeout = self._worker.timeout(0.0)  # there is nobody to wait for
+        self._worker.relay.warn()
         with self._lock:
             self._caller_seconds += self._clock() - since
 
     def _admit(
-        self, sink: Sink, item: Item, nbytes: int, first_to_go: bool, since: float, patience: Patience
+        self, sink: Sink, item: Item, nbytes: int, first_to_go: bool, since: float, timeout: ProgressTimeout
     ) -> bool:
         """Appends or drops; False: wait for room."""
         backlog = self._backlog
         if not backlog.fits(nbytes):
-            if not self._stalled and patience.left() > 0:
+            if not self._worker.stalled and timeout.left() > 0:
                 return False
-            if self._options.overflow == "block" and not self._stalled and not _on_worker():
-                self._stalled = True
-                self._changed.notify_all()
-            self._tell_drop(
+            if self._options.overflow == "block" and not self._worker.stalled and not _on_worker():
+                self._worker.stalled = True
+                self._worker.changed.notify_all()
+            self._worker.tell_drop(
                 "overflow",
                 f"the queue is full ({backlog.depth:,} events, {backlog.bytes:,} bytes): dropping, as "
                 f"overflow={self._options.overflow!r} says, until the files keep up.",
@@ -167,33 +179,33 @@ class AsyncQueue(QueueWorker):
 
     def _work_through(self) -> bool:
         """Writes what waits on the calling thread, after another that may be at it; False if that hangs."""
-        patience = self._patience(self._options.block_timeout)
-        while not self._work_here():
+        timeout = self._worker.timeout(self._options.block_timeout)
+        while not self._worker.work_here():
             with self._lock:
-                left = patience.left()
-                if left <= 0 or _on_worker() or self._worker is threading.current_thread():
+                left = timeout.left()
+                if left <= 0 or _on_worker() or self._worker.thread is threading.current_thread():
                     return False
-                if self._worker is not None:
-                    self._wait(self._changed, left)
+                if self._worker.thread is not None:
+                    self._worker.wait(self._worker.changed, left)
         return True
 
-    def patience(self) -> float | None:
+    def wait_seconds(self) -> float | None:
         """Seconds that ``put`` would now wait for room, None: as long as it takes. For who needs room
         elsewhere before there is an item to put."""
         with self._lock:
-            waits = self._options.overflow == "block" and not self._stalled and not _on_worker()
+            waits = self._options.overflow == "block" and not self._worker.stalled and not _on_worker()
             return self._options.block_timeout if waits else 0.0
 
     def refuse(self, what: str) -> None:
-        """Counts an item for which there was no room elsewhere within ``patience``; ``what`` is full."""
+        """Counts an item for which there was no room elsewhere within ``wait_seconds``; ``what`` is full."""
         with self._lock:
-            self._stalled |= self._options.overflow == "block" and not _on_worker()
+            self._worker.stalled |= self._options.overflow == "block" and not _on_worker()
             self._backlog.refuse("overflow")
             policy = f"overflow={self._options.overflow!r}"
-            self._tell_drop(
+            self._worker.tell_drop(
                 what, f"{what} is full: dropping what comes, as {policy} says, until there is room."
             )
-        self._relay.warn()
+        self._worker.relay.warn()
 
     def flush(self, timeout: float | None = None) -> None:
         """Returns when all that any thread put before is in the files and fsynced (or uploaded), or dropped.
@@ -209,38 +221,38 @@ class AsyncQueue(QueueWorker):
             SinkError: under ``on_error="raise"``, a sink has raised.
         """
         left = self._flush(timeout)
-        self._relay.warn()
-        self._relay.raise_error()
+        self._worker.relay.warn()
+        self._worker.relay.raise_error()
         if left is not None:
             if timeout is not None:
                 raise TimeoutError(f"{left}; waited {timeout} s")
-            self._relay.tell("flush", f"fastlog: {left}")
-            self._relay.warn()
+            self._worker.relay.tell("flush", f"fastlog: {left}")
+            self._worker.relay.warn()
 
     def _flush(self, timeout: float | None) -> str | None:
         """Without a warning or an error; returns what is left."""
-        began = self._clock()
+        began, asked = self._clock(), self._worker.asked
         with self._lock:
             target = self._backlog.accepted
-            round_ = self._rounds
-            needed = target > self._flushed_to or bool(self._delivery.unsynced)
+            round_ = self._worker.rounds
+            needed = target > asked.flushed_to or bool(self._worker.delivery.unsynced)
             if needed:
-                self._flush_to = max(self._flush_to, target)
-                self._flushed_to = min(self._flushed_to, target - 1)
+                asked.ask_flush(target)
         if needed:
             patient = timeout is not None
             self._ask_and_wait(
-                lambda: self._flushed_to >= target or (not patient and self._failed_round > round_), timeout
+                lambda: asked.flushed_to >= target or (not patient and self._worker.failed_round > round_),
+                timeout,
             )
         with self._lock:
             self._caller_seconds += self._clock() - began
-            reached = self._flushed_to >= target or _on_worker()
+            reached = asked.flushed_to >= target or _on_worker()
             left, nbytes = self._backlog.count_to(target)
         if reached:
             return None
         return (
             f"flush: {left:,} of the events logged before ({nbytes:,} bytes) are not yet in the files"
-            f" (last error: {self._relay.last_error})"
+            f" (last error: {self._worker.relay.last_error})"
         )
 
     def close(self, timeout: float | None = None) -> None:
@@ -257,21 +269,21 @@ class AsyncQueue(QueueWorker):
         """
         if sys.is_finalizing():
             return  # the worker is frozen, maybe inside the lock
-        began = self._clock()
+        began, asked = self._clock(), self._worker.asked
         with self._lock:
-            if not self._delivery.is_open and not self._backlog.depth:
+            if not self._worker.delivery.is_open and not self._backlog.depth:
                 return
-            target = self._close_to = self._backlog.accepted
-            self._close_by = began + (_CLOSE_GRACE if timeout is None else min(timeout, _CLOSE_GRACE))
-            closes = self._closes_asked = self._closes_asked + 1
-        self._ask_and_wait(lambda: self._closes_done >= closes, timeout)
+            target = self._backlog.accepted
+            grace = _CLOSE_GRACE if timeout is None else min(timeout, _CLOSE_GRACE)
+            close = asked.ask_close(target, began + grace)
+        self._ask_and_wait(lambda: asked.is_closed(close), timeout)
         with self._lock:
-            if self._closes_done < closes and not _on_worker():
+            if not asked.is_closed(close) and not _on_worker():
                 self._backlog.drop_to(target, "close")
-                self._tell_total()
+                self._worker.tell_total()
             self._caller_seconds += self._clock() - began
-        self._relay.warn()
-        self._relay.raise_error()
+        self._worker.relay.warn()
+        self._worker.relay.raise_error()
 
     def stats(self) -> dict[str, Any]:
         """Counts and times so far.
@@ -296,50 +308,47 @@ class AsyncQueue(QueueWorker):
                 "max_bytes": backlog.largest,
                 "oldest_seconds": 0.0 if since is None else self._clock() - since,
                 "caller_seconds": self._caller_seconds,
-                "worker_cpu_seconds": self._worker_cpu_seconds + self._jobs.cpu_seconds,
-                "worker_wall_seconds": self._worker_wall_seconds + self._jobs.wall_seconds,
-                "errors": self._relay.errors,
-                "last_error": self._relay.last_error,
+                "worker_cpu_seconds": self._worker.cpu_seconds + self._worker.jobs.cpu_seconds,
+                "worker_wall_seconds": self._worker.wall_seconds + self._worker.jobs.wall_seconds,
+                "errors": self._worker.relay.errors,
+                "last_error": self._worker.relay.last_error,
             }
 
     def _ask_and_wait(self, answered: Callable[[], bool], timeout: float | None) -> None:
         """Wakes the worker and waits for its answer, until the time is up or the worker hangs."""
         began = self._clock()
-        patience = self._patience(_HANG_SECS)
+        hang = self._worker.timeout(_HANG_SECS)
         tried = False
         with self._lock:
-            self._hurry = True
+            self._worker.hurry = True
         while True:
             with self._lock:
                 if answered():
                     return
-                has_worker = self._call_worker()
+                has_worker = self._worker.call()
                 aside = self._backlog.aside
                 done = tried and not aside.running() and aside.finished_since == math.inf
                 if _on_worker() or (done and not has_worker):
                     return
                 if has_worker or (tried and aside.running()):
-                    left = patience.left() if timeout is None else began + timeout - self._clock()
+                    left = hang.left() if timeout is None else began + timeout - self._clock()
                     if left <= 0:
                         return
-                    self._wait(self._changed, left)
+                    self._worker.wait(self._worker.changed, left)
             if not has_worker:
                 tried = self._work_through()
 
     def become_child(self) -> None:
         """After a fork, in the child: nothing waits, and callers write by themselves what they put."""
-        self._jobs.forget_all()
+        self._worker.become_child()
         self._begin()
-        self._through = True
 
     def __getstate__(self) -> QueueOptions:
         return self._options
 
     def __setstate__(self, options: QueueOptions) -> None:
-        super().__init__(options, time.monotonic)
-        self._through = multiprocessing.current_process().daemon
-        _queues[id(self)] = self
-        forks.register(self)
+        self._options = options
+        self._start(time.monotonic)
 
 
 def _on_worker() -> bool:
@@ -348,7 +357,7 @@ def _on_worker() -> bool:
 
 def _close_all() -> None:
     """For the end of the process. What is put later is written at once, by its caller."""
-    QueueWorker.exiting = True
+    Worker.exiting = True
     failure: Exception | None = None
     for queue in live_queues():
         try:

@@ -17,7 +17,8 @@ from fastlog.events.backlog import Backlog
 from fastlog.events.delivery import Delivery, Outcome
 from fastlog.events.items import DEVICE
 from fastlog.events.job_threads import JobThreads
-from fastlog.events.patience import Patience, WorkerThread
+from fastlog.events.requests import Requests
+from fastlog.events.waiting import ProgressTimeout, WorkerThread
 
 _BATCH_SECS = 0.05  # an event waits this long for company ...
 _CROWD_EVENTS, _CROWD_BYTES = 8192, 16 << 20  # ... unless so much, or half of what the queue may hold, waits
@@ -60,46 +61,51 @@ class QueueOptions:
             raise ValueError(f"on_error must be warn or raise, not {self.on_error!r}")
 
 
-class QueueWorker:
+class Worker:
     """A backlog, the sinks, and the thread that brings one to the other while there is something to do.
 
     A round: all that waits when it begins, but for what has to wait for jobs that run aside, is written,
     chunk by chunk, and callers who wait for a flush or close are answered as soon as what they cover is
     written. Where a sink fails it ends, and the next one comes after a pause.
+
+    Attributes:
+        lock: guards all that follows.
+        changed: notified when room was made, a round is over, or the sinks were closed.
+        through: callers write by themselves what they put; no thread is started.
+        stalled: a caller has waited in vain, and nothing was written since.
+        thread: at work, or asleep; None: nobody.
+        hurry: somebody wants a try now, whatever the pause.
+        asked: what callers wait for.
+        rounds, failed_round: how many have begun, and the last one that failed.
+        cpu_seconds, wall_seconds: of rounds that are over.
     """
 
     exiting = False  # the process ends: no more threads
-    _through = False  # callers write by themselves what they put
 
     def __init__(self, options: QueueOptions, clock: Callable[[], float]) -> None:
-        self._options = options
-        self._clock = clock
+        self.options = options
+        self.clock = clock
         self._crowd_events = min(_CROWD_EVENTS, max(1, options.queue_events // 2))
         self._crowd_bytes = min(_CROWD_BYTES, options.queue_bytes // 2)
-        self._begin()
+        self.through = False
+        self.begin()
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
         """The state of a queue to which nothing has come yet; in a forked child, once more."""
         # Reentrant: a signal handler may flush while the thread it interrupts is inside put.
-        self._lock = threading.RLock()
-        self._work_to_do = threading.Condition(self._lock)
-        self._changed = threading.Condition(self._lock)  # room made, a round over, the sinks closed
-        self._backlog = Backlog(self._options.queue_events, self._options.queue_bytes)
-        self._jobs = JobThreads(self._lock, self._backlog.aside, self._job_finished, self._may_start)
-        self._delivery = Delivery()
-        self._relay = Relay(self._options.on_error)
-        # Below both marks a put has nothing to do but append.
-        self._event_mark = self._byte_mark = 0
-        self._stalled = False  # a caller has waited in vain, and nothing was written since
-        self._worker: threading.Thread | None = None
+        self.lock = threading.RLock()
+        self._work_to_do = threading.Condition(self.lock)
+        self.changed = threading.Condition(self.lock)
+        self.backlog = Backlog(self.options.queue_events, self.options.queue_bytes)
+        self.jobs = JobThreads(self.lock, self.backlog.aside, self._job_finished, self._may_start)
+        self.delivery = Delivery()
+        self.relay = Relay(self.options.on_error)
+        self.stalled = False
+        self.thread: threading.Thread | None = None
         self._waiting: Literal["no", "nap", "sleep"] = "no"  # asleep, only a notify wakes it in time
-        # What callers wait for. Events are known by their number.
-        self._hurry = False  # try now, whatever the pause
-        self._flush_to = self._flushed_to = 0
-        self._close_to: int | None = None
-        self._close_by = math.inf
-        self._closes_asked = self._closes_done = 0
-        self._rounds = self._failed_round = 0
+        self.hurry = False
+        self.asked = Requests()
+        self.rounds = self.failed_round = 0
         self._finished = 0  # writes, jobs, fsyncs
         # A sink in trouble.
         self._pause = 0.0
@@ -108,15 +114,21 @@ class QueueWorker:
         self._sync_due = math.inf
         self._reported = 0  # of the drops, in their series
         self._reported_at = -math.inf
-        self._caller_seconds = self._worker_cpu_seconds = self._worker_wall_seconds = 0.0
+        self.cpu_seconds = self.wall_seconds = 0.0
+
+    def become_child(self) -> None:
+        """After a fork, in the child: nothing waits, no thread lives, and callers write what they put."""
+        self.jobs.forget_all()
+        self.begin()
+        self.through = True
 
     # ---- waking, under the lock
 
-    def _call_worker(self) -> bool:
+    def call(self) -> bool:
         """Starts or wakes the worker where it has to act; False if no thread can be started (any more)."""
-        if self._through:
+        if self.through:
             return False
-        if self._worker is None:
+        if self.thread is None:
             if not self._may_start():
                 return False
             worker = WorkerThread(target=self._run, name="fastlog", daemon=True)
@@ -125,8 +137,8 @@ class QueueWorker:
             except RuntimeError:
                 return False
             # Not before start(), which may be interrupted. If a handler has started one meanwhile, ours ends.
-            self._worker = self._worker or worker
-        elif self._waiting == "sleep" or (self._waiting == "nap" and (self._hurry or self._crowded())):
+            self.thread = self.thread or worker
+        elif self._waiting == "sleep" or (self._waiting == "nap" and (self.hurry or self._crowded())):
             self._waiting = "no"
             self._work_to_do.notify()
         self._set_marks()
@@ -134,31 +146,33 @@ class QueueWorker:
 
     def _may_start(self, aside: str | None = None) -> bool:
         """Whether a thread may be started: the worker, or one for jobs that run aside."""
-        return not QueueWorker.exiting and (not self._through or aside == DEVICE)
+        return not Worker.exiting and (not self.through or aside == DEVICE)
 
-    def _patience(self, timeout: float | None) -> Patience:
-        return Patience(timeout, self._progress, self._clock)
+    def timeout(self, seconds: float | None) -> ProgressTimeout:
+        """Waits for ``seconds`` in which nothing gets on; None: as long as it takes."""
+        return ProgressTimeout(seconds, self._progress, self.clock)
 
     def _progress(self) -> tuple[int, float]:
-        worker = self._worker
+        worker = self.thread
         computed = worker.cpu_seconds() if isinstance(worker, WorkerThread) else 0.0
-        return self._finished, computed + self._jobs.computed()
+        return self._finished, computed + self.jobs.computed()
 
     def _crowded(self) -> bool:
-        events, nbytes = self._backlog.arrived
+        events, nbytes = self.backlog.arrived
         return not self._pause and (events >= self._crowd_events or nbytes >= self._crowd_bytes)
 
     def _set_marks(self) -> None:
-        backlog = self._backlog
-        self._event_mark, self._byte_mark = backlog.max_events, backlog.max_bytes
-        if self._worker is None or self._waiting == "sleep" or self._relay.pending:
-            self._event_mark = self._byte_mark = 0
+        backlog = self.backlog
+        backlog.event_mark, backlog.byte_mark = backlog.max_events, backlog.max_bytes
+        if self.thread is None or self._waiting == "sleep" or self.relay.pending:
+            backlog.event_mark = backlog.byte_mark = 0
         elif self._waiting == "nap" and not self._pause:
             events, nbytes = backlog.arrived
-            self._event_mark = min(self._event_mark, self._crowd_events + backlog.depth - events)
-            self._byte_mark = min(self._byte_mark, self._crowd_bytes + backlog.bytes - nbytes)
+            backlog.event_mark = min(backlog.event_mark, self._crowd_events + backlog.depth - events)
+            backlog.byte_mark = min(backlog.byte_mark, self._crowd_bytes + backlog.bytes - nbytes)
 
-    def _wait(self, condition: threading.Condition, seconds: float) -> None:
+    def wait(self, condition: threading.Condition, seconds: float) -> None:
+        """Waits for a condition, of this worker's lock."""
         condition.wait(min(max(seconds, 0.0), _LONGEST_WAIT))
 
     # ---- the thread
@@ -169,68 +183,68 @@ class QueueWorker:
             while self._await_work(me):
                 self._work(me)
         finally:
-            with self._lock:
-                if self._worker is me:  # out of memory in our own code: the next put starts another
-                    self._worker = None
+            with self.lock:
+                if self.thread is me:  # out of memory in our own code: the next put starts another
+                    self.thread = None
                     self._set_marks()
-                    self._changed.notify_all()
+                    self.changed.notify_all()
 
     def _await_work(self, me: threading.Thread) -> bool:
         """Waits until there is something to do; False when this thread's time is over."""
-        with self._lock:
-            idle_since = self._clock()
-            while self._worker is me:
-                now = self._clock()
+        with self.lock:
+            idle_since = self.clock()
+            while self.thread is me:
+                now = self.clock()
                 due = self._due(now)
                 if due <= now:
                     break
-                if due == math.inf and (now >= idle_since + _IDLE_SECS or not self._delivery.is_open):
-                    self._worker = None
+                if due == math.inf and (now >= idle_since + _IDLE_SECS or not self.delivery.is_open):
+                    self.thread = None
                     break
-                waits = self._pause or self._backlog.due_since() < math.inf
+                waits = self._pause or self.backlog.due_since() < math.inf
                 nap_to = due if waits else min(due, idle_since + _LINGER_SECS)
                 sleep_to = min(due, now + _IDLE_SECS)
                 self._waiting = "nap" if nap_to > now else "sleep"
                 self._set_marks()
-                self._wait(self._work_to_do, (nap_to if nap_to > now else sleep_to) - now)
+                self.wait(self._work_to_do, (nap_to if nap_to > now else sleep_to) - now)
             self._waiting = "no"
             self._set_marks()
-            return self._worker is me
+            return self.thread is me
 
     def _due(self, now: float) -> float:
         """When there is something to do next; infinity: nothing is left to do."""
-        if self._hurry or self._crowded():
+        if self.hurry or self._crowded():
             return now
         if self._pause:
             return self._retry_at
-        return min(self._sync_due, self._backlog.due_since() + _BATCH_SECS)
+        return min(self._sync_due, self.backlog.due_since() + _BATCH_SECS)
 
-    def _work_here(self) -> bool:
+    def work_here(self) -> bool:
         """A round on the calling thread, where no worker can be started. Tries each thing once.
 
         False: another thread is at it.
         """
         me = threading.current_thread()
-        with self._lock:
-            if self._worker is not None:
+        with self.lock:
+            if self.thread is not None:
                 return False
-            self._worker = me
-            self._close_by = -math.inf
+            self.thread = me
+            self.asked.close_by = -math.inf
         try:
             self._work(me)
         finally:
-            with self._lock:
-                if self._worker is me:
-                    self._worker = None
+            with self.lock:
+                if self.thread is me:
+                    self.thread = None
                 self._set_marks()
-                self._changed.notify_all()
+                self.changed.notify_all()
         return True
 
     def _work(self, me: threading.Thread) -> None:
-        cpu, wall = time.thread_time(), self._clock()
-        with self._lock:
-            self._rounds += 1
-            self._hurry = False
+        cpu, wall = time.thread_time(), self.clock()
+        with self.lock:
+            self.rounds += 1
+            self.hurry = False
         try:
             self._round(me)
         except BaseException as error:
@@ -238,149 +252,148 @@ class QueueWorker:
             if isinstance(error, KeyboardInterrupt):
                 raise  # out of a caller that works here: workers get none
         finally:
-            with self._lock:
-                self._worker_cpu_seconds += time.thread_time() - cpu
-                self._worker_wall_seconds += self._clock() - wall
-                self._changed.notify_all()
+            with self.lock:
+                self.cpu_seconds += time.thread_time() - cpu
+                self.wall_seconds += self.clock() - wall
+                self.changed.notify_all()
 
     def _round(self, me: threading.Thread) -> None:
-        with self._lock:
-            last = sys.maxsize if self._through else self._backlog.accepted
+        with self.lock:
+            last = sys.maxsize if self.through else self.backlog.accepted
         if self._sync_first:
-            self._sync(self._flushed_to)
+            self._sync(self.asked.flushed_to)
         over = False
         while not over:
-            with self._lock:
-                if self._worker is not me:
+            with self.lock:
+                if self.thread is not me:
                     return
-                chunk = self._backlog.take(_CHUNK_EVENTS, _CHUNK_BYTES, last)
+                chunk = self.backlog.take(_CHUNK_EVENTS, _CHUNK_BYTES, last)
                 # What came meanwhile waits for company: else a busy caller is met chunk after tiny chunk.
-                over = not chunk and self._backlog.first_arrived() > last
+                over = not chunk and self.backlog.first_arrived() > last
             if chunk:
-                outcome = self._delivery.write(chunk)
+                outcome = self.delivery.write(chunk)
                 if not self._account(me, outcome):
                     return
                 if outcome.error is not None:
                     raise outcome.error
-            over &= not self._jobs.serve()
+            over &= not self.jobs.serve()
             self._report_drops(_DROPPED_SECS)
             self._answer()
-        with self._lock:
+        with self.lock:
             self._pause = 0.0
 
     def _account(self, me: threading.Thread, outcome: Outcome) -> bool:
         """Books what became of a chunk; False in the child of a job that forked, where it does not count."""
-        with self._lock:
-            if self._worker is not me:
+        with self.lock:
+            if self.thread is not me:
                 return False
-            self._backlog.settle(outcome.written, outcome.invalid, outcome.left)
+            self.backlog.settle(outcome.written, outcome.invalid, outcome.left)
             if outcome.why_invalid is not None:
-                self._relay.error("an event cannot be written", outcome.why_invalid, "It is dropped.")
+                self.relay.error("an event cannot be written", outcome.why_invalid, "It is dropped.")
             if outcome.written:
                 self._finished += 1
                 self._pause = 0.0
-                self._stalled = False
+                self.stalled = False
                 if self._sync_due == math.inf:
-                    self._sync_due = self._clock() + self._options.flush_secs
+                    self._sync_due = self.clock() + self.options.flush_secs
             self._set_marks()
-            self._changed.notify_all()
+            self.changed.notify_all()
             return True
 
     def _job_finished(self) -> None:
         """After each job that ran on a thread aside."""
-        with self._lock:
+        with self.lock:
             self._finished += 1
-            self._hurry |= self._flush_to > self._flushed_to or self._close_to is not None
-            has_worker = self._call_worker()
-            self._changed.notify_all()
+            self.hurry |= self.asked.any_left
+            has_worker = self.call()
+            self.changed.notify_all()
         if not has_worker:
-            self._work_here()
+            self.work_here()
 
     def _answer(self) -> None:
         """fsyncs and closes where that is due, or asked for by callers whose events are all written."""
-        with self._lock:
-            first = self._backlog.first_number()
-            closes = self._closes_asked
-            closing = self._close_to is not None and first > self._close_to
-            flushing = first > self._flush_to > self._flushed_to
-            due = self._clock() >= self._sync_due
+        with self.lock:
+            first = self.backlog.first_number()
+            close = self.asked.newest_close
+            closing, flushing = self.asked.is_close_due(first), self.asked.is_flush_due(first)
+            due = self.clock() >= self._sync_due
         if closing:
             self._report_drops(0)
         if closing or flushing or due:
             self._sync(first - 1)
         if closing:
-            self._close_sinks(closes)
+            self._close_sinks(close)
 
     def _sync(self, number: int) -> None:
         """Makes durable what was written: all events up to ``number``."""
         self._sync_first = True  # until it succeeds: a remote store keeps in memory what it could not send
-        self._delivery.sync()
-        with self._lock:
+        self.delivery.sync()
+        with self.lock:
             self._sync_first = False
             self._sync_due = math.inf
-            self._flushed_to = max(self._flushed_to, number)
+            self.asked.answer_flush(number)
             self._finished += 1
-            self._changed.notify_all()
+            self.changed.notify_all()
 
-    def _close_sinks(self, closes: int) -> None:
-        """Closes them, and so answers those who had asked when ``closes`` had."""
-        errors = self._delivery.close()
-        with self._lock:
+    def _close_sinks(self, close: int) -> None:
+        """Closes them; see ``Requests.answer_close``."""
+        errors = self.delivery.close()
+        with self.lock:
             for error in errors:
-                self._relay.error("a file cannot be closed", error, "Its last events may be missing.")
-            self._closes_done = closes
-            if self._closes_asked == closes:
-                self._close_to = None
+                self.relay.error("a file cannot be closed", error, "Its last events may be missing.")
+            self.asked.answer_close(close)
             self._pause = 0.0
             self._sync_first = False
             self._sync_due = math.inf
             self._finished += 1
-            self._tell_total()
+            self.tell_total()
 
     # ---- trouble
 
     def _in_trouble(self, me: threading.Thread, error: BaseException) -> None:
-        with self._lock:
-            if self._worker is not me:
+        with self.lock:
+            if self.thread is not me:
                 return
-            self._backlog.put_back()
-            now = self._clock()
-            close_to, closes = self._close_to, self._closes_asked
-            self._failed_round = self._rounds
+            self.backlog.put_back()
+            now = self.clock()
+            close_to, close = self.asked.close_to, self.asked.newest_close
+            self.failed_round = self.rounds
             self._pause = min(max(2 * self._pause, _FIRST_PAUSE), _LONGEST_PAUSE)
             self._retry_at = now + (min(self._pause, _CLOSE_PAUSE) if close_to is not None else self._pause)
             doing = (
                 "what was written cannot be made durable" if self._sync_first else "events cannot be written"
             )
-            self._relay.error(
+            self.relay.error(
                 doing, error, "Events wait, within the queue's limits, for the next try; training goes on."
             )
-            if close_to is None or now < self._close_by:
+            if close_to is None or now < self.asked.close_by:
                 self._set_marks()
                 return
-            self._backlog.drop_to(close_to, "close")
+            self.backlog.drop_to(close_to, "close")
         with contextlib.suppress(BaseException):
             self._report_drops(0)
-        self._close_sinks(closes)
+        self._close_sinks(close)
 
     def _report_drops(self, every: float) -> None:
-        with self._lock:
-            total = self._backlog.total_dropped
-        now = self._clock()
+        with self.lock:
+            total = self.backlog.total_dropped
+        now = self.clock()
         if total > self._reported and now >= self._reported_at + every:
-            self._delivery.report(_DROPPED_TAG, total)
+            self.delivery.report(_DROPPED_TAG, total)
             self._reported = total
             self._reported_at = now
 
-    def _tell_drop(self, cause: str, message: str) -> None:
-        self._relay.tell(cause, f"fastlog: {message} stats() and the series {_DROPPED_TAG} count the drops.")
+    def tell_drop(self, cause: str, message: str) -> None:
+        """Warns, once per cause, that something was dropped."""
+        self.relay.tell(cause, f"fastlog: {message} stats() and the series {_DROPPED_TAG} count the drops.")
         self._set_marks()
 
-    def _tell_total(self) -> None:
-        dropped = dict(self._backlog.dropped)
+    def tell_total(self) -> None:
+        """Warns of how many were dropped, where it is more than at the last time."""
+        dropped = dict(self.backlog.dropped)
         if dropped:
             total = sum(dropped.values())
             by_reason = ", ".join(f"{reason} {count:,}" for reason, count in dropped.items())
-            message = f"fastlog: {total:,} of {self._backlog.accepted:,} events were dropped: {by_reason}"
-            self._relay.tell(f"total {total}", message)
+            message = f"fastlog: {total:,} of {self.backlog.accepted:,} events were dropped: {by_reason}"
+            self.relay.tell(f"total {total}", message)
         self._set_marks()

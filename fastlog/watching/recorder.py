@@ -105,7 +105,7 @@ class Recorder:
     def _pack(self, readings: Sequence[Reading], scale: torch.Tensor | None) -> list[Record]:
         names = [reading.place for reading in readings]
         try:
-            packed = pack_many([r.tensor for r in readings], names, self._outbox.patience, scale)
+            packed = pack_many([r.tensor for r in readings], names, self._outbox.wait_seconds, scale)
         except PinnedMemoryFull:
             self._outbox.refuse()
             return []

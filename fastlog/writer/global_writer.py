@@ -74,11 +74,11 @@ class ChildQueue:
                 )
                 self._bad_values.warn()
 
-    def patience(self) -> None:
-        """Endless: nothing of a child's stays in flight on a device."""
+    def wait_seconds(self) -> None:
+        """As long as it takes: nothing of a child's stays in flight on a device."""
 
     def refuse(self, what: str) -> None:
-        """Does nothing: where patience is endless nothing is refused."""
+        """Does nothing: who waits as long as it takes is not refused."""
 
     def flush(self, timeout: float | None = None) -> None:
         """Does nothing: the parent's ``flush`` covers what is in the pipe."""

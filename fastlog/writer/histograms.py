@@ -79,7 +79,7 @@ class HistogramMethods(WriterBase):
             return values.to_packed()
         if values is None:
             raise no_value("values")
-        return pack_one(values, "values", self.outbox.patience)
+        return pack_one(values, "values", self.outbox.wait_seconds)
 
     def _add_binned(
         self, name: str, place: str, values: Any, global_step: Any, walltime: Any, bins: Any, max_bins: Any

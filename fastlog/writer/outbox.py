@@ -177,9 +177,9 @@ class Outbox:
             )
         return step, wall_time
 
-    def patience(self) -> float | None:
-        """Seconds to wait for pinned memory; see ``AsyncQueue.patience``."""
-        return 0.0 if self._queue is None else self._queue.patience()
+    def wait_seconds(self) -> float | None:
+        """Seconds to wait for pinned memory; see ``AsyncQueue.wait_seconds``."""
+        return 0.0 if self._queue is None else self._queue.wait_seconds()
 
     def refuse(self) -> None:
         """Counts what was dropped for lack of pinned memory."""

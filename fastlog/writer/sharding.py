@@ -54,7 +54,9 @@ class Sharding:
         def alone(own: Sequence[Record]) -> None:
             put(sharding.alone(merger), own)
 
-        records = [Record("", name, pack_one(part, name, outbox.patience), number)] if part.numel() else []
+        records = (
+            [Record("", name, pack_one(part, name, outbox.wait_seconds), number)] if part.numel() else []
+        )
         merger.submit(Contribution(name, step, records, deliver, alone))
 
     def merge_over(self, ranks: Sequence[int], owner: object, timeout: float) -> Merger:

@@ -78,11 +78,11 @@ def test_an_idle_queue_has_no_thread_and_a_worker_that_ends_comes_back(monkeypat
     sink = OpenableSink()
     queue = make_queue(flush_secs=0)
     queue.attach(sink)
-    assert queue._worker is None
+    assert queue._worker.thread is None
     for i in range(3):
         queue.put(sink, scalar(i), 10)
-        assert queue._worker is not None
-        until(lambda: queue._worker is None)
+        assert queue._worker.thread is not None
+        until(lambda: queue._worker.thread is None)
     assert steps(sink) == [0, 1, 2]
     assert sink.flushed == 3
     queue.close()
@@ -92,7 +92,7 @@ def test_a_put_wakes_a_worker_that_sleeps():
     sink = OpenableSink()
     queue = make_queue()
     queue.put(sink, scalar(0), 10)
-    until(lambda: queue._waiting == "sleep")
+    until(lambda: queue._worker._waiting == "sleep")
     queue.put(sink, scalar(1), 10)
     until(lambda: steps(sink) == [0, 1])
     queue.close()
@@ -199,12 +199,14 @@ def test_close_is_idempotent_and_a_put_opens_again():
     queue.close()
     queue.close()
     assert sink.closed
-    assert queue._worker is None or not queue._worker.is_alive() or queue._waiting == "no"
+    assert (
+        queue._worker.thread is None or not queue._worker.thread.is_alive() or queue._worker._waiting == "no"
+    )
     queue.put(sink, scalar(1), 10)
     queue.close()
     assert steps(sink) == [0, 1]
     assert sink.closed
-    until(lambda: queue._worker is None)
+    until(lambda: queue._worker.thread is None)
 
 
 def test_close_closes_what_was_attached_and_never_used():
@@ -328,13 +330,13 @@ def test_pauses_grow():
     pauses = []
     for _ in range(12):
         queue.work()
-        pauses.append(queue._due(0.0))
+        pauses.append(queue._worker._due(0.0))
     assert pauses[:4] == [0.1, 0.2, 0.4, 0.8]
     assert pauses[-1] == 30.0
     sink.error = None
     queue.work()
     assert steps(sink) == [0]
-    assert queue._pause == 0
+    assert queue._worker._pause == 0
 
 
 def test_raise_comes_out_of_the_next_call():
@@ -361,15 +363,15 @@ def test_block_waits_once_then_drops_until_the_sink_goes_on():
     for i in range(4):
         queue.put(sink, scalar(i), 10)
     waiting = [in_thread(queue.put, sink, scalar(9), 10) for _ in range(3)]
-    until(lambda: len(queue._changed._waiters) == 3)
+    until(lambda: len(queue._worker.changed._waiters) == 3)
     clock.now = 9.9
     with queue._lock:
-        queue._changed.notify_all()
-    until(lambda: len(queue._changed._waiters) == 3)
+        queue._worker.changed.notify_all()
+    until(lambda: len(queue._worker.changed._waiters) == 3)
     assert queue.stats()["dropped"] == {}
     clock.now = 10.1
     with queue._lock:
-        queue._changed.notify_all()
+        queue._worker.changed.notify_all()
     for thread in waiting:
         thread.join(30)
         assert not thread.is_alive()
@@ -382,7 +384,7 @@ def test_block_waits_once_then_drops_until_the_sink_goes_on():
         queue.put(sink, scalar(i), 10)
     sink.gate.clear()
     blocked = in_thread(queue.put, sink, scalar(8), 10)
-    until(lambda: len(queue._changed._waiters) == 1)  # it waits again
+    until(lambda: len(queue._worker.changed._waiters) == 1)  # it waits again
     sink.gate.set()
     clock.now += 1
     blocked.join(30)

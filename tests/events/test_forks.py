@@ -17,7 +17,7 @@ from tensorboardX import record_writer
 from fastlog.events.items import JOB
 from fastlog.events.queue import AsyncQueue
 from fastlog.events.sinks.event_files import EventFileSink
-from fastlog.events.worker import QueueWorker
+from fastlog.events.worker import Worker
 
 # Python warns about forks of threaded processes, which is what these tests are about.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -103,7 +103,7 @@ def test_forks_at_any_moment_never_hang(tmp_path):
 
 
 def test_a_job_that_forks_is_not_counted_in_the_child(tmp_path, monkeypatch):
-    monkeypatch.setattr(QueueWorker, "exiting", True)  # so it runs on this thread, which outlives a fork
+    monkeypatch.setattr(Worker, "exiting", True)  # so it runs on this thread, which outlives a fork
     sink = EventFileSink(str(tmp_path))
     queue = make_queue()
     pids = []

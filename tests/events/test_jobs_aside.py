@@ -17,7 +17,7 @@ from fastlog.events import worker
 from fastlog.events.aside import ITEM
 from fastlog.events.backlog import Backlog
 from fastlog.events.items import DEVICE, ENCODER, HISTOGRAM, JOB, RAW, Item
-from fastlog.events.worker import QueueWorker
+from fastlog.events.worker import Worker
 
 ASIDES = pytest.mark.parametrize("aside", [ENCODER, DEVICE])
 
@@ -146,7 +146,7 @@ def test_jobs_run_on_threads_of_their_kind_in_order_and_the_threads_go(monkeypat
     assert jobs[0].thread is jobs[2].thread is not jobs[1].thread
     assert {job.thread.name for job in jobs} == {"fastlog-encoder", "fastlog-device"}
     until(lambda: not any(job.thread.is_alive() for job in jobs))
-    until(lambda: queue._worker is None)
+    until(lambda: queue._worker.thread is None)
     queue.close()
 
 
@@ -224,7 +224,7 @@ def test_many_jobs_and_events_from_many_threads_keep_the_order_of_each_tag():
 
 
 def test_without_threads_jobs_run_on_the_caller(monkeypatch):
-    monkeypatch.setattr(QueueWorker, "exiting", True)
+    monkeypatch.setattr(Worker, "exiting", True)
     sink, queue = OpenableSink(), make_queue()
     held = Held([scalar(1, "v")], ["v"])
     held.go.set()
@@ -239,11 +239,11 @@ def test_at_the_end_of_the_process_a_job_that_runs_is_waited_for(monkeypatch):
     held = Held([scalar(1, "v")], ["v"])
     queue.put(sink, held.item, 10, True)
     assert held.started.wait(60)
-    until(lambda: queue._worker is None)  # for lack of work
-    monkeypatch.setattr(QueueWorker, "exiting", True)
+    until(lambda: queue._worker.thread is None)  # for lack of work
+    monkeypatch.setattr(Worker, "exiting", True)
     closing = threading.Thread(target=queue.close, daemon=True)
     closing.start()
-    until(lambda: queue._changed._waiters)
+    until(lambda: queue._worker.changed._waiters)
     held.go.set()
     closing.join(30)
     assert labels(sink) == [("v", 1)]
@@ -277,7 +277,7 @@ def test_a_forked_child_inherits_no_job():
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_job_aside_that_forks_is_not_counted_in_the_child(monkeypatch):
-    monkeypatch.setattr(QueueWorker, "exiting", True)  # so it runs on this thread, which outlives a fork
+    monkeypatch.setattr(Worker, "exiting", True)  # so it runs on this thread, which outlives a fork
     sink, queue = OpenableSink(), make_queue()
     pids = []
 

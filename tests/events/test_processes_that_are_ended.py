@@ -179,7 +179,7 @@ def test_a_forked_child_has_new_writers_of_the_quick_kind(tmp_path):
     def child() -> None:
         with fastlog.SummaryWriter(tmp_path) as writer:
             writer.add_scalar("a", 1.0, 1)
-            assert writer.outbox._queue._worker is not None
+            assert writer.outbox._queue._worker.thread is not None
 
     with forked(child) as pid:
         assert exit_code(pid) == 0

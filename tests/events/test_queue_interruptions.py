@@ -9,16 +9,16 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import pytest
-from queue_doubles import ManualQueue, OpenableSink, make_queue, scalar
+from queue_doubles import ManualQueue, ManualWorker, OpenableSink, make_queue, scalar
 
 from fastlog import signals
 from fastlog.common import notices
-from fastlog.events import backlog, delivery
+from fastlog.events import backlog, delivery, requests
 from fastlog.events import queue as async_queue
 from fastlog.events import worker as queue_worker
 from fastlog.events.items import JOB
 
-OURS = {module.__file__ for module in (async_queue, backlog, delivery, queue_worker, notices)}
+OURS = {module.__file__ for module in (async_queue, backlog, delivery, queue_worker, requests, notices)}
 
 
 def at_each_point(
@@ -54,7 +54,7 @@ def at_each_point(
             return
 
 
-class BusyQueue(ManualQueue):
+class BusyWorker(ManualWorker):
     """Knows when it is the worker that was struck, for which nobody can wait."""
 
     working = False
@@ -65,6 +65,13 @@ class BusyQueue(ManualQueue):
             super().work()
         finally:
             self.working = before
+
+
+class BusyQueue(ManualQueue):
+    _worker: BusyWorker
+
+    def _make_worker(self) -> BusyWorker:
+        return BusyWorker(self._options, self._clock)
 
 
 @pytest.fixture
@@ -78,7 +85,7 @@ def make(monkeypatch):
             on_error="warn",
             flush_secs=120,
         )
-        monkeypatch.setattr(async_queue, "_on_worker", lambda: queue.working)
+        monkeypatch.setattr(async_queue, "_on_worker", lambda: queue._worker.working)
         return queue, OpenableSink()
 
     return make_both
@@ -144,7 +151,7 @@ def test_keyboard_interrupt_at_every_point_of_a_call(make, overflow):
         queue.close()
 
     def strike() -> None:
-        if not queue.working:  # signals come to the caller's thread
+        if not queue._worker.working:  # signals come to the caller's thread
             raise KeyboardInterrupt
 
     interrupted = 0

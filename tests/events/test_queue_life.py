@@ -338,12 +338,12 @@ def test_a_worker_that_dies_is_replaced(monkeypatch):
         monkeypatch.undo()
         raise MemoryError
 
-    monkeypatch.setattr(queue, "_due", die)
+    monkeypatch.setattr(queue._worker, "_due", die)
     with queue._lock:
         queue.put(sink, scalar(0), 10)
-        worker = queue._worker
+        worker = queue._worker.thread
     worker.join(30)
-    assert queue._worker is None
+    assert queue._worker.thread is None
     queue.put(sink, scalar(1), 10)
     queue.close()
     assert [item[3] for item in sink.items] == [0, 1]

@@ -12,8 +12,8 @@ from queue_doubles import Clock, ManualQueue, OpenableSink, make_queue, scalar, 
 from fastlog.common.notices import FastlogWarning
 from fastlog.events import queue as async_queue
 from fastlog.events.items import DEVICE, ENCODER, JOB, RAW
-from fastlog.events.patience import Patience, WorkerThread
 from fastlog.events.queue import AsyncQueue
+from fastlog.events.waiting import ProgressTimeout, WorkerThread
 
 
 def steps(sink: OpenableSink) -> list[int]:
@@ -84,7 +84,7 @@ def test_a_second_event_larger_than_the_queue_waits_for_the_first():
     queue.put(sink, scalar(0), 5000)
     thread = threading.Thread(target=queue.put, args=(sink, scalar(1), 6000), daemon=True)
     thread.start()
-    until(lambda: len(queue._changed._waiters) == 1)
+    until(lambda: len(queue._worker.changed._waiters) == 1)
     assert queue.stats()["bytes"] == 5000
     sink.gate.set()
     thread.join(30)
@@ -158,20 +158,20 @@ def test_block_and_close_give_up_on_a_job_that_hangs(monkeypatch):
     queue.close()
 
 
-def test_patience_begins_anew_with_each_thing_finished_and_where_threads_compute():
+def test_the_time_to_wait_begins_anew_with_each_thing_finished_and_where_threads_compute():
     clock, progress = Clock(), [0, 0.0]
-    patience = Patience(10.0, lambda: (progress[0], progress[1]), clock)
-    assert patience.left() == 10
+    timeout = ProgressTimeout(10.0, lambda: (progress[0], progress[1]), clock)
+    assert timeout.left() == 10
     clock.now = 8
-    assert patience.left() == 2
+    assert timeout.left() == 2
     progress[0] = 1
-    assert patience.left() == 10
+    assert timeout.left() == 10
     clock.now = 18
     progress[1] = 0.05  # half a percent: it polls something
-    assert patience.left() == 0
+    assert timeout.left() == 0
     progress[1] = 0.2
-    assert patience.left() == 10
-    assert Patience(None, lambda: (0, 0.0), clock).left() == float("inf")
+    assert timeout.left() == 10
+    assert ProgressTimeout(None, lambda: (0, 0.0), clock).left() == float("inf")
 
 
 def test_the_time_that_a_worker_computes_is_known_to_others_while_it_lives():

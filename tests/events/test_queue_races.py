@@ -8,7 +8,7 @@ import pytest
 from queue_doubles import ManualQueue, OpenableSink, make_queue, scalar, until
 
 from fastlog.common.notices import FastlogWarning
-from fastlog.events.worker import QueueWorker
+from fastlog.events.worker import Worker
 
 
 def in_thread(function, *args) -> threading.Thread:
@@ -28,7 +28,7 @@ def test_what_waits_is_handed_over_within_a_fifth_of_a_second():
     sink = OpenableSink()
     for i in range(3):
         queue.put(sink, scalar(i), 10)
-        assert queue._due(queue._clock()) <= queue._clock() + 0.2
+        assert queue._worker._due(queue._clock()) <= queue._clock() + 0.2
         queue.work()
         assert steps(sink) == list(range(i + 1))
         queue._clock.now += 1000
@@ -42,7 +42,7 @@ def test_close_drops_nothing_that_came_after_it():
     assert sink.entered.acquire(timeout=30)
     queue.put(sink, scalar(1), 10)
     closer = in_thread(queue.close, 0.2)
-    until(lambda: queue._close_to == 2)
+    until(lambda: queue._worker.asked.close_to == 2)
     queue.put(sink, scalar(2), 10)
     with pytest.warns(FastlogWarning, match="1 of 3 events were dropped: close 1"):
         closer.join(30)
@@ -76,7 +76,7 @@ def test_a_close_is_not_answered_by_an_earlier_one():
     queue.put(sink, scalar(1), 10)
     seen = []
     second = in_thread(lambda: (queue.close(), seen.append((steps(sink), sink.closed))))
-    until(lambda: queue._close_to == 2)
+    until(lambda: queue._worker.asked.close_to == 2)
     sink.gate.set()
     for thread in (first, second):
         thread.join(30)
@@ -93,15 +93,15 @@ def test_a_worker_that_dies_leaves_nobody_waiting(monkeypatch):
     def die(me, error):
         monkeypatch.undo()
         sink.error = None
-        until(lambda: queue._changed._waiters)  # woken by the failed write, and waiting again
+        until(lambda: queue._worker.changed._waiters)  # woken by the failed write, and waiting again
         raise MemoryError
 
-    monkeypatch.setattr(queue, "_in_trouble", die)
+    monkeypatch.setattr(queue._worker, "_in_trouble", die)
     queue.put(sink, scalar(0), 10)
-    worker = queue._worker
+    worker = queue._worker.thread
     assert sink.entered.acquire(timeout=30)
     blocked = in_thread(queue.put, sink, scalar(1), 10)
-    until(lambda: queue._changed._waiters)
+    until(lambda: queue._worker.changed._waiters)
     sink.gate.set()
     for thread in (worker, blocked):
         thread.join(30)
@@ -126,7 +126,7 @@ def test_an_interrupted_start_of_the_worker_is_made_up_for(monkeypatch):
 
 
 def test_a_flush_waits_for_another_caller_who_writes_then_writes_itself(monkeypatch):
-    monkeypatch.setattr(QueueWorker, "exiting", True)
+    monkeypatch.setattr(Worker, "exiting", True)
     sink = OpenableSink()
     sink.gate.clear()
     queue = make_queue()
@@ -134,7 +134,7 @@ def test_a_flush_waits_for_another_caller_who_writes_then_writes_itself(monkeypa
     assert sink.entered.acquire(timeout=30)
     queue.put(sink, scalar(1), 10)
     flushing = in_thread(queue.flush)
-    until(lambda: queue._changed._waiters)
+    until(lambda: queue._worker.changed._waiters)
     sink.gate.set()
     for thread in (writing, flushing):
         thread.join(30)
@@ -145,7 +145,7 @@ def test_a_flush_waits_for_another_caller_who_writes_then_writes_itself(monkeypa
 
 
 def test_ctrl_c_reaches_a_caller_who_writes_himself(monkeypatch):
-    monkeypatch.setattr(QueueWorker, "exiting", True)
+    monkeypatch.setattr(Worker, "exiting", True)
     sink = OpenableSink()
     sink.error = KeyboardInterrupt()
     queue = make_queue()

@@ -10,6 +10,7 @@ from typing import Any
 from fastlog.events.items import SCALAR, Item
 from fastlog.events.queue import AsyncQueue
 from fastlog.events.sinks.memory import MemorySink
+from fastlog.events.worker import Worker
 
 
 class Clock:
@@ -53,35 +54,48 @@ class OpenableSink(MemorySink):
         super().flush()
 
 
-class ManualQueue(AsyncQueue):
-    """A queue without a thread: where a caller would wait, it does the worker's next round, 0.1 s later.
+class ManualWorker(Worker):
+    """A worker without a thread: where a caller would wait, it does its next round, 0.1 s later."""
 
-    ``on_wait`` is called before.
-    """
+    clock: Clock
+    on_wait: Callable[[], object]
 
-    def __init__(self, on_wait: Callable[[], object] = lambda: None, **options: Any) -> None:
-        super().__init__(clock=Clock(), **options)
-        self.on_wait = on_wait
-
-    def _begin(self) -> None:
-        super()._begin()
-        self._worker = threading.current_thread()
+    def begin(self) -> None:
+        super().begin()
+        self.thread = threading.current_thread()
         self._set_marks()
 
-    def _call_worker(self) -> bool:
+    def call(self) -> bool:
         self._set_marks()
         return True
 
     def _may_start(self, aside: str | None = None) -> bool:
         return False
 
-    def _wait(self, condition: threading.Condition, seconds: float) -> None:
+    def wait(self, condition: threading.Condition, seconds: float) -> None:
         self.on_wait()
-        self._clock.now += 0.1
+        self.clock.now += 0.1
         self.work()
 
     def work(self) -> None:
         self._work(threading.current_thread())
+
+
+class ManualQueue(AsyncQueue):
+    """A queue with a ``ManualWorker``, which calls ``on_wait`` where a caller waits."""
+
+    _clock: Clock
+    _worker: ManualWorker
+
+    def __init__(self, on_wait: Callable[[], object] = lambda: None, **options: Any) -> None:
+        super().__init__(clock=Clock(), **options)
+        self._worker.on_wait = on_wait
+
+    def _make_worker(self) -> ManualWorker:
+        return ManualWorker(self._options, self._clock)
+
+    def work(self) -> None:
+        self._worker.work()
 
 
 def scalar(number: int, tag: str = "x") -> Item:

@@ -31,7 +31,7 @@ class WorkerThread(threading.Thread):
             return 0.0
 
 
-class Patience:
+class ProgressTimeout:
     """Time to wait that begins anew whenever something is finished, or was computed for.
 
     Args:
