@@ -25,6 +25,10 @@ class FastLogTracker(GeneralTracker):  # type: ignore[misc]
     the batches: pass ``step=lambda: N``, where N is the number that the loop passes to ``accelerator.log``,
     and the charts share one x-axis.
 
+    The loop is the program's own, so a finding ends it by Accelerate's trigger, which reaches all processes:
+    ``fastlog.watch(..., health=True, on_finding=lambda finding: accelerator.set_trigger())``, and in the loop
+    ``if accelerator.check_trigger(): break``.
+
     Args:
         run_name: name of the run, a folder in ``logging_dir``.
         logging_dir: where runs are.

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from fastlog.distributed.shards import ranks_of
+from fastlog.integrations.stopping import StopOn, any_rank
 from fastlog.watching import Watcher, watch
 from fastlog.writer import SummaryWriter
 from fastlog.writer.torch_writer import TorchSummaryWriter
@@ -51,7 +52,13 @@ class FastLogWatch(Callback):  # type: ignore[misc]
         log: what is watched; see ``fastlog.watch``.
         every: steps between watched steps; None: the Trainer's ``log_every_n_steps``.
         budget: see ``fastlog.watch``.
-        watch_options: further arguments of ``fastlog.watch``.
+        stop_on: findings of ``fastlog.watch(health=True)`` that end the training (``Trainer.should_stop``):
+            severities ("error"; "warning" means errors, too) and rules ("nonfinite"). A warning says which it
+            was.
+        watch_options: further arguments of ``fastlog.watch``: ``health``, ``mute``, ``on_finding``, ...
+
+    Raises:
+        ValueError: ``stop_on`` names no rule, or health is off.
     """
 
     def __init__(
@@ -59,12 +66,14 @@ class FastLogWatch(Callback):  # type: ignore[misc]
         log: str | Iterable[str] = ("weights", "gradients"),
         every: int | None = None,
         budget: float | None = None,
+        stop_on: str | Iterable[str] = (),
         **watch_options: Any,
     ) -> None:
         self.watcher: Watcher | None = None
         self._log = (log,) if isinstance(log, str) else tuple(log)
         self._every = every
-        self._options = {"budget": budget, **watch_options}
+        self._stop_on = StopOn(stop_on, watch_options)
+        self._options = {"budget": budget, **watch_options, **self._stop_on.watch_options}
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Starts to watch, in the first process; where the module is sharded in all. Under ``fast_dev_run``,
@@ -73,6 +82,7 @@ class FastLogWatch(Callback):  # type: ignore[misc]
         Raises:
             ValueError: the Trainer has no ``FastLogLogger``.
         """
+        self._stop_on.begin()
         if trainer.fast_dev_run:
             return
         writers = [logger.experiment for logger in trainer.loggers if isinstance(logger, FastLogLogger)]
@@ -100,6 +110,19 @@ class FastLogWatch(Callback):  # type: ignore[misc]
             or (trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs)
         ):
             self.watcher.log_next()
+
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Ends the training where a finding of ``stop_on`` has come: on all ranks, at the next batch that the
+        Trainer logs."""
+        if not self._stop_on:
+            return
+        done = trainer.fit_loop.epoch_loop._batches_that_stepped
+        if trainer.world_size > 1 and done % max(1, trainer.log_every_n_steps):
+            return
+        if any_rank(self._stop_on.due(done), pl_module.device):
+            trainer.should_stop = True
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Stops to watch."""

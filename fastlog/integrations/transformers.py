@@ -20,6 +20,7 @@ from fastlog.common.notices import FastlogWarning
 from fastlog.distributed.shards import ranks_of
 from fastlog.integrations.hyperparameters import Hyperparameters
 from fastlog.integrations.metrics import log_metric
+from fastlog.integrations.stopping import StopOn, any_rank
 from fastlog.watching import Watcher, watch
 from fastlog.writer import SummaryWriter
 from fastlog.writer.torch_writer import TorchSummaryWriter
@@ -58,7 +59,13 @@ class FastLogCallback(TrainerCallback):  # type: ignore[misc]
             always watched.
         budget: see ``fastlog.watch``.
         logdir: folder of the writer.
-        watch_options: further arguments of ``fastlog.watch``.
+        stop_on: findings of ``fastlog.watch(health=True)`` that end the training: severities ("error";
+            "warning" means errors, too) and rules ("nonfinite"). A warning says which it was. The Trainer
+            then does what it does at every end: evaluates, saves, calls the callbacks.
+        watch_options: further arguments of ``fastlog.watch``: ``health``, ``mute``, ``on_finding``, ...
+
+    Raises:
+        ValueError: ``stop_on`` names no rule, or health is off.
     """
 
     def __init__(
@@ -68,6 +75,7 @@ class FastLogCallback(TrainerCallback):  # type: ignore[misc]
         every: int | Literal["logging_steps"] = "logging_steps",
         budget: float | None = None,
         logdir: str | os.PathLike[str] | None = None,
+        stop_on: str | Iterable[str] = (),
         **watch_options: Any,
     ) -> None:
         self.writer = writer
@@ -77,7 +85,8 @@ class FastLogCallback(TrainerCallback):  # type: ignore[misc]
         self._every = every
         self._logdir = logdir or os.getenv("TENSORBOARD_LOGGING_DIR")
         self._own_logdir: str | None = None  # where none is given: of this training
-        self._options = {"budget": budget, **watch_options}
+        self._stop_on = StopOn(stop_on, watch_options)
+        self._options = {"budget": budget, **watch_options, **self._stop_on.watch_options}
         self._hyperparameters: Hyperparameters | None = None
         self._metrics: dict[str, None] = {}  # tags, in the order of their first values
         self._epoch: tuple[int, Any] | None = None  # the last one logged, and its step
@@ -97,6 +106,7 @@ class FastLogCallback(TrainerCallback):  # type: ignore[misc]
         """Opens the writer, logs arguments and configuration, starts to watch: on all ranks where the model
         is sharded."""
         self._metrics, self._epoch = {}, None
+        self._stop_on.begin()
         self._trial += state.is_hyper_param_search
         self._stop_watching()  # a training that raised has had no end
         writer = self._begin(args, state, model) if state.is_world_process_zero else None
@@ -107,6 +117,16 @@ class FastLogCallback(TrainerCallback):  # type: ignore[misc]
         """Sees to it that the last step is watched."""
         if self.watcher is not None and state.global_step + 1 == state.max_steps:
             self.watcher.log_next()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Ends the training where a finding of ``stop_on`` has come: on all ranks, at the next step that the
+        Trainer logs."""
+        if not self._stop_on or (
+            args.world_size > 1 and state.global_step % max(1, int(state.logging_steps))
+        ):
+            return
+        if any_rank(self._stop_on.due(state.global_step), args.device):
+            control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Logs numbers and texts under the Trainer's tags (``train/loss``, ``eval/loss``)."""
