@@ -6,7 +6,7 @@ from typing import Any, overload
 
 import torch
 
-from fastlog.common.no_compile import eager
+from fastlog.common.no_compile import no_compile
 from fastlog.summaries.engines import pack_many, pack_one
 from fastlog.summaries.summary import TensorSummary
 from fastlog.summaries.tensors import is_tensor_like
@@ -16,7 +16,7 @@ from fastlog.summaries.tensors import is_tensor_like
 def summarize(values: list[torch.Tensor]) -> list[TensorSummary]: ...
 @overload
 def summarize(values: Any) -> Any: ...
-@eager
+@no_compile
 def summarize(values: Any) -> TensorSummary | list[TensorSummary]:
     """Summarises a tensor, or each of a list (or tuple) of tensors in one call.
 

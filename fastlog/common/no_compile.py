@@ -13,7 +13,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 Class = TypeVar("Class", bound=type)
 
 
-def eager(function: Function) -> Function:
+def no_compile(function: Function) -> Function:
     """Like ``torch.compiler.disable``, but costs nothing at a call and does not import the compiler.
 
     A call in compiled code breaks the graph there, and neither the function nor what it calls is traced.
@@ -30,8 +30,8 @@ def eager(function: Function) -> Function:
     return function
 
 
-def eager_methods(cls: Class) -> Class:
-    """:func:`eager` for the public methods of a class; those that it inherits from other packages become
+def no_compile_methods(cls: Class) -> Class:
+    """:func:`no_compile` for the public methods of a class; those that it inherits from other packages become
     copies."""
     for name, method in inspect.getmembers(cls, inspect.isfunction):
         if not name.startswith("_"):
@@ -39,7 +39,7 @@ def eager_methods(cls: Class) -> Class:
             if not ours:
                 method = _copy(method)
                 setattr(cls, name, method)
-            eager(method)
+            no_compile(method)
     return cls
 
 

@@ -32,7 +32,7 @@ class BackgroundThread(threading.Thread):
     """A thread on which nothing is warned or raised: that waits for one of the program's own."""
 
 
-class Relay:
+class Notices:
     """Warnings, one for each cause, and under ``on_error="raise"`` the latest error.
 
     The worker tells; the next call on another thread warns or raises, so that Python's warning filters and

@@ -139,8 +139,8 @@ class AsyncQueue:
         timeout = self._worker.timeout(self._options.block_timeout if waits else 0.0)
         done = False
         while not done:
-            self._worker.relay.warn()
-            self._worker.relay.raise_error()
+            self._worker.notices.warn()
+            self._worker.notices.raise_error()
             with self._lock:
                 done = self._admit(sink, item, nbytes, first_to_go, since, timeout)
                 has_worker = self._worker.call()
@@ -149,7 +149,7 @@ class AsyncQueue:
             if not has_worker:
                 self._work_through()
                 timeout = self._worker.timeout(0.0)  # there is nobody to wait for
-        self._worker.relay.warn()
+        self._worker.notices.warn()
         with self._lock:
             self._caller_seconds += self._clock() - since
 
@@ -205,7 +205,7 @@ class AsyncQueue:
             self._worker.tell_drop(
                 what, f"{what} is full: dropping what comes, as {policy} says, until there is room."
             )
-        self._worker.relay.warn()
+        self._worker.notices.warn()
 
     def flush(self, timeout: float | None = None) -> None:
         """Returns when all that any thread put before is in the files and fsynced (or uploaded), or dropped.
@@ -221,13 +221,13 @@ class AsyncQueue:
             SinkError: under ``on_error="raise"``, a sink has raised.
         """
         left = self._flush(timeout)
-        self._worker.relay.warn()
-        self._worker.relay.raise_error()
+        self._worker.notices.warn()
+        self._worker.notices.raise_error()
         if left is not None:
             if timeout is not None:
                 raise TimeoutError(f"{left}; waited {timeout} s")
-            self._worker.relay.tell("flush", f"fastlog: {left}")
-            self._worker.relay.warn()
+            self._worker.notices.tell("flush", f"fastlog: {left}")
+            self._worker.notices.warn()
 
     def _flush(self, timeout: float | None) -> str | None:
         """Without a warning or an error; returns what is left."""
@@ -252,7 +252,7 @@ class AsyncQueue:
             return None
         return (
             f"flush: {left:,} of the events logged before ({nbytes:,} bytes) are not yet in the files"
-            f" (last error: {self._worker.relay.last_error})"
+            f" (last error: {self._worker.notices.last_error})"
         )
 
     def close(self, timeout: float | None = None) -> None:
@@ -282,8 +282,8 @@ class AsyncQueue:
                 self._backlog.drop_to(target, "close")
                 self._worker.tell_total()
             self._caller_seconds += self._clock() - began
-        self._worker.relay.warn()
-        self._worker.relay.raise_error()
+        self._worker.notices.warn()
+        self._worker.notices.raise_error()
 
     def stats(self) -> dict[str, Any]:
         """Counts and times so far.
@@ -310,8 +310,8 @@ class AsyncQueue:
                 "caller_seconds": self._caller_seconds,
                 "worker_cpu_seconds": self._worker.cpu_seconds + self._worker.jobs.cpu_seconds,
                 "worker_wall_seconds": self._worker.wall_seconds + self._worker.jobs.wall_seconds,
-                "errors": self._worker.relay.errors,
-                "last_error": self._worker.relay.last_error,
+                "errors": self._worker.notices.errors,
+                "last_error": self._worker.notices.last_error,
             }
 
     def _ask_and_wait(self, answered: Callable[[], bool], timeout: float | None) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Literal
 
-from fastlog.common.notices import Relay
+from fastlog.common.notices import Notices
 from fastlog.events.backlog import Backlog
 from fastlog.events.delivery import Delivery, Outcome
 from fastlog.events.items import DEVICE
@@ -99,7 +99,7 @@ class Worker:
         self.backlog = Backlog(self.options.queue_events, self.options.queue_bytes)
         self.jobs = JobThreads(self.lock, self.backlog.aside, self._job_finished, self._may_start)
         self.delivery = Delivery()
-        self.relay = Relay(self.options.on_error)
+        self.notices = Notices(self.options.on_error)
         self.stalled = False
         self.thread: threading.Thread | None = None
         self._waiting: Literal["no", "nap", "sleep"] = "no"  # asleep, only a notify wakes it in time
@@ -164,7 +164,7 @@ class Worker:
     def _set_marks(self) -> None:
         backlog = self.backlog
         backlog.event_mark, backlog.byte_mark = backlog.max_events, backlog.max_bytes
-        if self.thread is None or self._waiting == "sleep" or self.relay.pending:
+        if self.thread is None or self._waiting == "sleep" or self.notices.pending:
             backlog.event_mark = backlog.byte_mark = 0
         elif self._waiting == "nap" and not self._pause:
             events, nbytes = backlog.arrived
@@ -289,7 +289,7 @@ class Worker:
                 return False
             self.backlog.settle(outcome.written, outcome.invalid, outcome.left)
             if outcome.why_invalid is not None:
-                self.relay.error("an event cannot be written", outcome.why_invalid, "It is dropped.")
+                self.notices.error("an event cannot be written", outcome.why_invalid, "It is dropped.")
             if outcome.written:
                 self._finished += 1
                 self._pause = 0.0
@@ -340,7 +340,7 @@ class Worker:
         errors = self.delivery.close()
         with self.lock:
             for error in errors:
-                self.relay.error("a file cannot be closed", error, "Its last events may be missing.")
+                self.notices.error("a file cannot be closed", error, "Its last events may be missing.")
             self.asked.answer_close(close)
             self._pause = 0.0
             self._sync_first = False
@@ -363,7 +363,7 @@ class Worker:
             doing = (
                 "what was written cannot be made durable" if self._sync_first else "events cannot be written"
             )
-            self.relay.error(
+            self.notices.error(
                 doing, error, "Events wait, within the queue's limits, for the next try; training goes on."
             )
             if close_to is None or now < self.asked.close_by:
@@ -385,7 +385,7 @@ class Worker:
 
     def tell_drop(self, cause: str, message: str) -> None:
         """Warns, once per cause, that something was dropped."""
-        self.relay.tell(cause, f"fastlog: {message} stats() and the series {_DROPPED_TAG} count the drops.")
+        self.notices.tell(cause, f"fastlog: {message} stats() and the series {_DROPPED_TAG} count the drops.")
         self._set_marks()
 
     def tell_total(self) -> None:
@@ -395,5 +395,5 @@ class Worker:
             total = sum(dropped.values())
             by_reason = ", ".join(f"{reason} {count:,}" for reason, count in dropped.items())
             message = f"fastlog: {total:,} of {self.backlog.accepted:,} events were dropped: {by_reason}"
-            self.relay.tell(f"total {total}", message)
+            self.notices.tell(f"total {total}", message)
         self._set_marks()

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from fastlog.common.cards import card
-from fastlog.common.no_compile import eager, eager_methods
+from fastlog.common.no_compile import no_compile, no_compile_methods
 from fastlog.watching import reading, selection, series
 from fastlog.watching.activations import Taps
 from fastlog.watching.arguments import checked_number
@@ -29,7 +29,7 @@ from fastlog.watching.watchdog import Watchdog
 from fastlog.writer import SummaryWriter
 
 
-@eager_methods
+@no_compile_methods
 class Watcher:
     """Logs the tensors of a model at some of its training steps; made by ``fastlog.watch``.
 
@@ -213,7 +213,7 @@ class Watcher:
     # The two hooks run at every step: what they do before they know that nothing is to be logged has to be
     # little.
 
-    @eager
+    @no_compile
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         if self._inside is optimizer and is_nested(optimizer):
             self._depth += 1
@@ -228,7 +228,7 @@ class Watcher:
             return None
         return self._look_before(optimizer, args, kwargs)
 
-    @eager
+    @no_compile
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if self._depth:
             self._depth -= 1

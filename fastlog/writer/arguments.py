@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tensorboardX.record_writer import REGISTERED_FACTORIES
 
-from fastlog.common.notices import Relay
+from fastlog.common.notices import Notices
 
 _URL_AS_PATH = re.compile(r"(\w[\w+.-]+):/(?!/)(.+)")
 
@@ -63,26 +63,26 @@ def checked_max_queue(max_queue: Any) -> int:
     return int(max_queue)
 
 
-def tell_limit(relay: Relay, max_queue: int | None, queue_events: int) -> None:
+def tell_limit(notices: Notices, max_queue: int | None, queue_events: int) -> None:
     """Warns of a negative ``max_queue``, which is no limit in tensorboardX."""
     if max_queue is not None and max_queue < 0:
-        relay.tell(
+        notices.tell(
             "max_queue",
             f"SummaryWriter: max_queue={max_queue} does not lift the limit: {queue_events:,} events may wait "
             "(queue_events), and overflow says what happens then",
         )
 
 
-def tell_place(relay: Relay, logdir: str, reopened: bool, alone: bool) -> None:
+def tell_place(notices: Notices, logdir: str, reopened: bool, alone: bool) -> None:
     """Warns of a closed writer that is used again, and of one in the directory of another one."""
     if reopened:
-        relay.tell(
+        notices.tell(
             "reopened",
             f"SummaryWriter: the one of {logdir} was closed and is used again: it goes on in a new file of "
             "that directory. Call close() once, at the end; flush() writes what waits (said once)",
         )
     if not alone:
-        relay.tell(
+        notices.tell(
             "shared",
             f"SummaryWriter: another one of this process has a file open in {logdir}. TensorBoard reads the "
             "newest file of a directory only: what the older writer logs from now on is not shown. Share one "

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Literal
 
-from fastlog.common.notices import Relay, SinkError
+from fastlog.common.notices import Notices, SinkError
 from fastlog.summaries.engines import PinnedMemoryFull
 
 _LONGEST_LIST = 5  # places that are named in the total
 
 
-class BadValues(Relay):
+class BadValues(Notices):
     """What was wrong with the values logged; the worker may ``tell`` as well.
 
     Args:

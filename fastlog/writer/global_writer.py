@@ -11,7 +11,7 @@ from typing import Any
 
 import tensorboardX
 
-from fastlog.common.no_compile import eager_methods
+from fastlog.common.no_compile import no_compile_methods
 from fastlog.events.items import JOB, Item
 from fastlog.writer import SummaryWriter
 from fastlog.writer.bad_values import BadValues
@@ -207,7 +207,7 @@ def _stop(pipe: ChildPipe, listener: threading.Thread, home: int) -> None:
         listener.join(_DRAIN_SECS)
 
 
-@eager_methods
+@no_compile_methods
 class GlobalSummaryWriter(tensorboardX.GlobalSummaryWriter):  # type: ignore[misc]
     """tensorboardX's ``GlobalSummaryWriter``: counts the steps itself, for all processes that have it.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastlog.common.no_compile import eager_methods
+from fastlog.common.no_compile import no_compile_methods
 from fastlog.writer.histograms import HistogramMethods
 from fastlog.writer.images import ImageMethods
 from fastlog.writer.media import MediaMethods
@@ -10,7 +10,7 @@ from fastlog.writer.pages import PageMethods
 from fastlog.writer.scalars import ScalarMethods
 
 
-@eager_methods
+@no_compile_methods
 class SummaryWriter(ScalarMethods, HistogramMethods, ImageMethods, MediaMethods, PageMethods):
     """A ``tensorboardX.SummaryWriter`` that never makes training wait.
 

@@ -17,7 +17,7 @@ from event_files import files, scalars
 from torch import nn
 
 import fastlog
-from fastlog.common.notices import Relay
+from fastlog.common.notices import Notices
 from fastlog.writer import arguments
 
 
@@ -230,24 +230,26 @@ def test_the_end_of_a_with_block_is_the_users_line(tmp_path, said):
 
 
 def test_a_warning_out_of_a_hook_of_torch_is_the_users_line(said):
-    relay = Relay("warn")
+    notices = Notices("warn")
     weight = nn.Parameter(torch.ones(1))
     optimizer = torch.optim.SGD([weight], 0.1)
-    namespace: dict[str, Any] = {"__name__": "fastlog.double", "relay": relay}
-    exec("def hook(*arguments): relay.tell('cause', 'text'); relay.warn()", namespace)
+    namespace: dict[str, Any] = {"__name__": "fastlog.double", "notices": notices}
+    exec("def hook(*arguments): notices.tell('cause', 'text'); notices.warn()", namespace)
     optimizer.register_step_post_hook(namespace["hook"])
     optimizer.step()
     assert [warning.filename for warning in said] == [__file__]
 
 
 def test_where_all_is_in_libraries_a_warning_points_to_the_one_that_called(said):
-    relay = Relay("warn")
-    relay.tell("cause", "text")
-    library: dict[str, Any] = {"__name__": "somebody", "relay": relay}
+    notices = Notices("warn")
+    notices.tell("cause", "text")
+    library: dict[str, Any] = {"__name__": "somebody", "notices": notices}
     path = "/venv/lib/python3/site-packages/somebody.py"
     exec(
         compile(
-            "import threading\ndef call(): relay.warn()\nthread = threading.Thread(target=call)", path, "exec"
+            "import threading\ndef call(): notices.warn()\nthread = threading.Thread(target=call)",
+            path,
+            "exec",
         ),
         library,
     )

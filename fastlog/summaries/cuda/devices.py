@@ -17,7 +17,7 @@ import numpy as np
 
 from fastlog.common import forks
 from fastlog.common.native import core
-from fastlog.common.notices import Relay
+from fastlog.common.notices import Notices
 from fastlog.summaries.cuda.runtime import CudaRuntime, Runtime, is_capturing
 from fastlog.summaries.cuda.transfers import CAPTURED, Transfers
 from fastlog.summaries.summary import TensorSummary
@@ -45,7 +45,7 @@ class _Engine:
 _engines: dict[int, _Engine] = {}
 _of_parents: list[_Engine] = []
 _preparing = threading.Lock()
-_said = Relay("warn")
+_said = Notices("warn")
 
 
 def transfers_of(device: int) -> Transfers | None:

@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_map
 import fastlog.summaries.cuda.devices
 import fastlog.summaries.tensors
 import fastlog.writer.encode.snapshots
-from fastlog.common.notices import Relay
+from fastlog.common.notices import Notices
 
 
 class _Launch:
@@ -215,7 +215,7 @@ class FakeCuda:
         monkeypatch.setattr(fastlog.summaries.cuda.devices, "_module", lambda: self.as_module)
         monkeypatch.setattr(fastlog.summaries.cuda.devices, "_engines", {})
         monkeypatch.setattr(fastlog.summaries.cuda.devices, "_SAMPLE_BYTES", 500)  # fibers are slow
-        monkeypatch.setattr(fastlog.summaries.cuda.devices, "_said", Relay("warn"))
+        monkeypatch.setattr(fastlog.summaries.cuda.devices, "_said", Notices("warn"))
         plain = (*fastlog.summaries.tensors._PLAIN_TYPES, LateTensor)
         monkeypatch.setattr(fastlog.summaries.tensors, "_PLAIN_TYPES", plain)
         monkeypatch.setattr(fastlog.writer.encode.snapshots, "plain_tensor", lambda tensor, name: tensor)
