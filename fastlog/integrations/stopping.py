@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from fastlog.common.notices import Relay
+from fastlog.common.notices import Notices
 from fastlog.health.findings import SEVERITIES, Finding
 from fastlog.health.rules import RULES
 
@@ -56,7 +56,7 @@ class StopOn:
         if self._finding is None or self._has_stopped:
             return False
         self._has_stopped = True
-        said = Relay("warn")
+        said = Notices("warn")
         said.tell(
             "stop_on",
             f"fastlog: the training stops after step {step}, because of stop_on={list(self._names)}:"

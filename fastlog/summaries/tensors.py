@@ -57,6 +57,19 @@ def view_of(values: Any, name: str = "values") -> View | torch.Tensor:
     return _array_view(values, name)
 
 
+def strided(tensor: torch.Tensor, name: str) -> torch.Tensor:
+    """The same values in a plain strided tensor that needs no gradient; of any real dtype.
+
+    Raises:
+        TypeError: as :func:`view_of`.
+    """
+    tensor = _plain(tensor, name)
+    if tensor.is_complex() or tensor.is_quantized:
+        raise TypeError(_unsupported_dtype(tensor, name))
+    tensor = tensor.detach()
+    return (tensor if tensor.layout is torch.strided else tensor.to_dense()).resolve_neg()
+
+
 def _tensor_view(tensor: torch.Tensor, name: str) -> View | torch.Tensor:
     tensor, code = _readable(tensor, name)
     implicit_zeros = 0
@@ -90,14 +103,20 @@ def with_zeros(tensor: torch.Tensor, implicit_zeros: int) -> torch.Tensor:
 
 def _readable(tensor: torch.Tensor, name: str) -> tuple[torch.Tensor, int]:
     """The tensor without its subclass, and the code of its dtype."""
-    if type(tensor) not in _PLAIN_TYPES:
-        tensor = plain_tensor(tensor, name)
+    tensor = _plain(tensor, name)
     code = CODES.get(tensor.dtype)
     if code is None:
         raise TypeError(_unsupported_dtype(tensor, name))
+    return tensor, code
+
+
+def _plain(tensor: torch.Tensor, name: str) -> torch.Tensor:
+    """The tensor without its subclass; one that has values."""
+    if type(tensor) not in _PLAIN_TYPES:
+        tensor = plain_tensor(tensor, name)
     if tensor.is_meta:
         raise TypeError(f"{name}: a meta tensor has no values; materialise it on a device first")
-    return tensor, code
+    return tensor
 
 
 def is_on_cuda(tensor: torch.Tensor) -> bool:
@@ -158,7 +177,7 @@ def _dense(tensor: torch.Tensor) -> torch.Tensor:
 
 def _unsupported_dtype(tensor: torch.Tensor, name: str) -> str:
     if tensor.is_complex():
-        return f"{name}: complex values have no histogram; pass .real, .imag or .abs()"
+        return f"{name}: complex values cannot be logged; pass .real, .imag or .abs()"
     if tensor.is_quantized:
         return f"{name}: quantised tensors are not supported; pass .dequantize()"
     return f"{name}: dtype {tensor.dtype} is not supported; convert it to a floating-point or integer dtype"
@@ -169,7 +188,7 @@ def _array_view(values: Any, name: str) -> View:
     code = _CODES_BY_NAME.get(array.dtype.name)
     if code is None or not array.dtype.isnative:
         if array.dtype.kind == "c":
-            raise TypeError(f"{name}: complex values have no histogram; pass .real, .imag or np.abs()")
+            raise TypeError(f"{name}: complex values cannot be logged; pass .real, .imag or np.abs()")
         if array.dtype.kind not in "fiub":
             raise TypeError(f"{name}: expected numbers, got an array of {array.dtype}")
         native = array.dtype.newbyteorder("=")
@@ -199,10 +218,7 @@ def _as_array(values: Any, name: str) -> np.ndarray[Any, Any]:
 def _without_tensors(values: Any, name: str) -> Any:
     """A nested list with float64 arrays for tensors: NumPy takes none that require grad, and no bfloat16."""
     if isinstance(values, torch.Tensor):
-        tensor, _ = _readable(values, name)
-        if tensor.layout is not torch.strided:
-            tensor = tensor.to_dense()
-        return tensor.detach().to("cpu", torch.float64).numpy()
+        return strided(values, name).to("cpu", torch.float64).numpy()
     if isinstance(values, (list, tuple)) and any(
         issubclass(kind, (list, tuple, torch.Tensor)) for kind in set(map(type, values))
     ):

@@ -10,7 +10,7 @@ import torch
 from tensorboardX import x2num
 
 from fastlog.summaries.engines import refuse_captured
-from fastlog.summaries.tensors import plain_tensor
+from fastlog.summaries.tensors import strided
 
 MAX_INT = 2**63
 
@@ -126,7 +126,7 @@ def as_float(value: Any, argument: str) -> float:
     if not isinstance(value, (torch.Tensor, np.ndarray, list, tuple)) and hasattr(value, "__float__"):
         return _float(value, argument)
     if isinstance(value, torch.Tensor):
-        one = _checked(value, argument)
+        one = strided(value, argument)
         if one.numel() != 1:
             raise ValueError(f"{argument} has shape {tuple(one.shape)}; pass one element")
         try:
@@ -181,22 +181,9 @@ def _float(value: Any, argument: str) -> float:
         raise TypeError(f"{argument} is a {type(value).__name__}: {error}") from error
 
 
-def _checked(value: torch.Tensor, argument: str) -> torch.Tensor:
-    """A plain strided real tensor without gradient."""
-    if value.is_complex() or value.is_quantized:
-        remedy = "its .abs() or .real" if value.is_complex() else "its .dequantize()"
-        raise TypeError(f"{argument} is a {value.dtype} tensor; pass {remedy}")
-    if type(value) not in (torch.Tensor, torch.nn.Parameter):
-        value = plain_tensor(value, argument)
-    if value.is_meta:
-        raise TypeError(f"{argument} is a meta tensor, which holds no values")
-    value = value.detach()
-    return value if value.layout is torch.strided else value.to_dense()
-
-
 def _take_tensor(value: torch.Tensor, argument: str) -> Snapshot:
     refuse_captured([value])
-    value = _checked(value, argument).resolve_neg()
+    value = strided(value, argument)
     if value.device.type == "cpu":
         try:
             return Snapshot(_readable(value if _unknown_to_numpy(value.dtype) else value.clone()).numpy())
