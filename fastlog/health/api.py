@@ -13,7 +13,8 @@ from fastlog.health.history import History
 from fastlog.health.report.html import Shown, page
 from fastlog.health.report.ridges import STEPS, Histograms
 from fastlog.health.report.words import headline
-from fastlog.runs import Run, load
+from fastlog.runs import Run
+from fastlog.runs.event_file import is_url
 
 _NOTEBOOK_HEIGHT = 720
 _MOST_HISTOGRAMS = 2000  # tags of a run
@@ -74,7 +75,7 @@ def check(logdir: str | os.PathLike[str], *, mute: Mapping[str, str] | None = No
         FileNotFoundError: it is not there, or there is nothing in it to check.
         ValueError: ``mute`` names a rule that there is not.
     """
-    return [rules.run(history, mute) for _, history in _histories(logdir)]
+    return [rules.run(history, mute) for _, history in _runs(logdir)]
 
 
 def report(logdir: str | os.PathLike[str], *, mute: Mapping[str, str] | None = None) -> Report:
@@ -86,33 +87,31 @@ def report(logdir: str | os.PathLike[str], *, mute: Mapping[str, str] | None = N
     Raises:
         FileNotFoundError, ValueError: as ``check``.
     """
-    histories = _histories(logdir)
-    loaded = load(logdir, strict=False)
-    shown = []
-    for folder, history in histories:
-        run = loaded if isinstance(loaded, Run) else loaded.get(folder)
-        shown.append(Shown(history, rules.run(history, mute), _histograms(run)))
+    shown = [Shown(history, rules.run(history, mute), _histograms(run)) for run, history in _runs(logdir)]
     return Report(os.fspath(logdir), shown)
 
 
-def _histories(logdir: str | os.PathLike[str]) -> list[tuple[str, History]]:
-    """With the directory of each. The run in the log directory itself is called as that."""
-    if not os.path.exists(logdir):
-        raise FileNotFoundError(f"{os.fspath(logdir)} does not exist")
-    histories = [(history.run, history) for history in files.read(logdir)]
-    if not histories:
-        raise FileNotFoundError(f"{os.fspath(logdir)} holds no event files with scalars or histograms")
-    for folder, history in histories:
-        if folder == ".":
+def _runs(logdir: str | os.PathLike[str]) -> list[tuple[Run, History]]:
+    """The run in the log directory itself is called as that."""
+    path = os.fspath(logdir)
+    try:
+        runs = files.read(path)
+    except FileNotFoundError:
+        runs = []
+    if not runs:
+        is_there = is_url(path) or os.path.exists(path)
+        what = "holds no event files with scalars or histograms" if is_there else "does not exist"
+        raise FileNotFoundError(f"{path} {what}")
+    for _, history in runs:
+        if history.run == ".":
             history.run = Path(logdir).resolve().name
-    return histories
+    return runs
 
 
-def _histograms(run: Run | None) -> dict[str, Histograms]:
+def _histograms(run: Run) -> dict[str, Histograms]:
     """A few of each tensor's, by "KIND/NAME" as `fastlog.watch` calls them."""
     found: dict[str, Histograms] = {}
-    if run is not None:
-        for tag in run.tags["histograms"][:_MOST_HISTOGRAMS]:
-            kind, name = files.kind_and_name(tag) or ("histograms", tag)
-            found[f"{kind}/{name}"] = run.histograms(tag, most=STEPS)
+    for tag in run.tags["histograms"][:_MOST_HISTOGRAMS]:
+        kind, name = files.kind_and_name(tag) or ("histograms", tag)
+        found[f"{kind}/{name}"] = run.histograms(tag, most=STEPS)
     return found

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from fastlog.health.history import HEAD, History, Inventory, Kind, Table
+from fastlog.health.history import History, Inventory, Kind, Table
 from fastlog.health.record import Names, Observation
+from fastlog.summaries.packed import HEAD
 
 MAX_BYTES = 256 * 2**20
 _FEWEST = 128  # observations that are kept whatever they take
@@ -113,12 +115,16 @@ class HistoryBuilder:
 
     def scalar(self, tag: str, step: int, value: float) -> None:
         """A number that was logged beside the observations."""
-        steps, values = self.scalars.setdefault(tag, ([], []))
-        steps.append(step)
-        values.append(value)
-        if len(steps) >= _MOST_SCALARS:  # as of the observations: the oldest become sparser
-            half = len(steps) // 2
-            del steps[:half:2], values[:half:2]
+        self.series(tag, [step], [value])
+
+    def series(self, tag: str, steps: Sequence[int], values: Sequence[float]) -> None:
+        """Several numbers of one tag."""
+        kept_steps, kept_values = self.scalars.setdefault(tag, ([], []))
+        kept_steps += steps
+        kept_values += values
+        while len(kept_steps) >= _MOST_SCALARS:  # as of the observations: the oldest become sparser
+            half = len(kept_steps) // 2
+            del kept_steps[:half:2], kept_values[:half:2]
 
     def _thin(self) -> None:
         width = sum(len(rows.index) * HEAD.itemsize for rows in self._kinds.values())

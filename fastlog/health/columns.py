@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlog.health.history import HEAD, Heads
+from fastlog.summaries.packed import HEAD, Heads
 
 _INTEGERS = tuple(map(np.dtype, ("<u1", "<u2", "<u4", "<i8")))
 _FLOATS = tuple(map(np.dtype, ("<f4", "<f8")))

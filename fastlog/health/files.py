@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from tensorboardX.proto.summary_pb2 import Summary
 
-from fastlog.health import event_files
 from fastlog.health.builder import HistoryBuilder
-from fastlog.health.event_files import Value
-from fastlog.health.history import GRADIENTS, HEAD, WEIGHTS, History
+from fastlog.health.foreign import heads_of_histograms
+from fastlog.health.history import GRADIENTS, WEIGHTS, History
 from fastlog.health.losses import find_losses, words
-from fastlog.health.record import PLUGIN, Names, Observation, RecordReader
+from fastlog.health.record import PLUGIN, Observation, RecordReader
+from fastlog.runs import Run, load
+from fastlog.runs.event_file import HISTOGRAM, TENSOR, EventFile, Rows
+from fastlog.summaries.packed import HEAD, Heads
 
 _KINDS = {
     "weights": WEIGHTS,
@@ -32,80 +35,143 @@ _KINDS = {
 _AFTER = re.compile(r"^(?P<name>.+)[./_](?P<kind>grad|grads|gradient|gradients)$")
 _KERAS = re.compile(r"^(?P<name>.+/(?:kernel|bias|gamma|beta|embeddings)(?:_\d+)?)(?:/histogram)?$")
 _RATES = {"lr", "learning_rate"}
+_AT_ONCE = 256  # steps whose payloads are in memory
 
 
-def read(logdir: str | os.PathLike[str], loss: str | None = None) -> list[History]:
-    """The histories of all runs below a directory that have scalars, histograms or records.
+def read(logdir: str | os.PathLike[str], loss: str | None = None) -> list[tuple[Run, History]]:
+    """All runs below a directory that have scalars, histograms or records, with their histories.
 
     What cannot be read is passed over: the torn end of a file, unknown events and versions.
 
     Args:
         logdir: a directory, or one event file.
         loss: tag of the loss; None: by convention.
+
+    Raises:
+        FileNotFoundError: ``logdir`` is not there, or holds no event file.
     """
-    histories = []
-    for run, paths in event_files.runs_of(logdir).items():
-        builder = HistoryBuilder(run)
-        builder.loss_tag = loss
-        _Reader(builder).read(paths)
-        history = builder.history()
-        if builder.count or history.scalars:
-            histories.append(history)
-    return _with_validation(histories)
+    loaded = load(logdir, strict=False)
+    if not isinstance(loaded, Run):
+        found = loaded
+    elif os.path.isfile(logdir):
+        found = {Path(logdir).parent.name or ".": loaded}
+    else:
+        found = {loaded.name: loaded}
+    made = [(run, _history(run, name, loss)) for name, run in found.items()]
+    made = [(run, history) for run, history in made if len(history.steps) or history.scalars]
+    _add_validation([history for _, history in made])
+    return made
 
 
-class _Reader:
-    """One run."""
+def _history(run: Run, name: str, loss: str | None) -> History:
+    builder = HistoryBuilder(name)
+    builder.loss_tag = loss
+    for tag in run.tags["scalars"]:
+        series = run.scalars(tag)
+        builder.series(tag, series.steps.tolist(), series.values.tolist())
+    for file in run.files:  # each begins with another process
+        builder.begin()
+        _add_records(builder, file)
+    if not builder.count:
+        _add_foreign(builder, run.files)
+    return builder.history()
 
-    def __init__(self, builder: HistoryBuilder) -> None:
-        self._builder = builder
-        self._foreign: dict[int, dict[str, dict[str, Any]]] = {}
-        self._times: dict[int, float] = {}
 
-    def read(self, paths: Iterable[Path]) -> None:
-        """All files of the run; each begins with another process."""
-        for path in paths:
-            self._builder.begin()
-            records = RecordReader()
-            for value in event_files.values(path):
-                if value.plugin == PLUGIN:
-                    seen = records.read(value.step, value.wall_time, value.proto.metadata.plugin_data.content)
-                    if seen is not None:
-                        self._builder.add(seen)
-                else:
-                    self._take(value)
-        if not self._builder.count:
-            self._add_foreign()
+def _add_records(builder: HistoryBuilder, file: EventFile) -> None:
+    of_health = [number for number, tag in enumerate(file.tags) if tag.plugin == PLUGIN]
+    rows, reader = file.rows, RecordReader()
+    rows = rows[np.isin(rows["tag"], of_health)]
+    for first in range(0, len(rows), _AT_ONCE):
+        some = rows[first : first + _AT_ONCE]
+        for row, payload in zip(some, file.payloads(some), strict=True):
+            content = Summary.Value.FromString(payload).metadata.plugin_data.content
+            seen = reader.read(int(row["step"]), float(row["wall_time"]), content)
+            if seen is not None:
+                builder.add(seen)
 
-    def _take(self, value: Value) -> None:
-        number = event_files.number_of(value)
-        if number is not None:
-            self._builder.scalar(value.tag, value.step, number)
-            return
-        found = kind_and_name(value.tag)
-        buckets = event_files.buckets_of(value) if found is not None else None
-        if found is not None and buckets is not None:
-            kind, name = found
-            self._foreign.setdefault(value.step, {}).setdefault(kind, {})[name] = head_of(value, buckets)
-            self._times[value.step] = value.wall_time
 
-    def _add_foreign(self) -> None:
-        """Observations from the histograms of others."""
-        self._builder.source = "other"
-        rates = [s for tag, s in self._builder.scalars.items() if set(words(tag)) & _RATES or tag in _RATES]
-        lr_at = dict(zip(*rates[0], strict=True)) if rates else {}
-        steps = sorted(self._foreign) or sorted(
-            {s for steps, _ in self._builder.scalars.values() for s in steps}
+def _add_foreign(builder: HistoryBuilder, files: Sequence[EventFile]) -> None:
+    """Observations from the histograms of others; where there are none, from the steps of the scalars."""
+    builder.source = "other"
+    rates = [s for tag, s in builder.scalars.items() if set(words(tag)) & _RATES or tag in _RATES]
+    lr_at = dict(zip(*rates[0], strict=True)) if rates else {}
+    lr = float("nan")
+    histograms = _Histograms(files)
+    seen = histograms.observations()
+    if not len(histograms.steps):
+        steps = sorted({step for steps, _ in builder.scalars.values() for step in steps})
+        seen = iter([(step, 0.0, {}) for step in steps])
+    for step, wall_time, kinds in seen:
+        lr = lr_at.get(step, lr)
+        builder.add(Observation(step, wall_time, kinds, lr=(lr,) if rates else ()))
+
+
+class _Histograms:
+    """The histograms of tensors in some files, step by step."""
+
+    def __init__(self, files: Sequence[EventFile]) -> None:
+        self._columns: dict[str, dict[str, int]] = {}  # of the names of each kind
+        self._files = [(file, *self._rows_of(file)) for file in files]
+        self.steps = np.unique(
+            np.concatenate([np.empty(0, np.int64), *(r["step"] for _, r, _ in self._files)])
         )
-        known = float("nan")
-        for step in steps:
-            known = lr_at.get(step, known)
-            kinds: dict[str, tuple[Names, Any]] = {
-                kind: (tuple(heads), np.array(list(heads.values()), HEAD))
-                for kind, heads in self._foreign.get(step, {}).items()
-            }
-            lr = (known,) if rates else ()
-            self._builder.add(Observation(step, self._times.get(step, 0.0), kinds, lr=lr))
+
+    def _rows_of(self, file: EventFile) -> tuple[Rows, dict[int, tuple[str, int]]]:
+        """The rows with histograms, and which kind and column each tag is."""
+        of_tag: dict[int, tuple[str, int]] = {}
+        for number, tag in enumerate(file.tags):
+            if (found := kind_and_name(tag.name)) is not None:
+                kind, name = found
+                columns = self._columns.setdefault(kind, {})
+                of_tag[number] = kind, columns.setdefault(name, len(columns))
+        rows = file.rows
+        rows = rows[np.isin(rows["tag"], list(of_tag))]
+        tensors = [number for number, tag in enumerate(file.tags) if tag.plugin == "histograms"]
+        as_tensors = (rows["kind"] == TENSOR) & np.isin(rows["tag"], tensors)
+        return rows[(rows["kind"] == HISTOGRAM) | as_tensors], of_tag
+
+    def observations(self) -> Iterator[tuple[int, float, dict[str, tuple[tuple[str, ...], Heads]]]]:
+        """Step, time, and names and heads by kind."""
+        for first in range(0, len(self.steps), _AT_ONCE):
+            steps = self.steps[first : first + _AT_ONCE]
+            heads = {kind: np.zeros((len(steps), len(c)), HEAD) for kind, c in self._columns.items()}
+            present = {kind: np.zeros(table.shape, bool) for kind, table in heads.items()}
+            times = np.zeros(len(steps))
+            for file, rows, of_tag in self._files:
+                some = rows[(rows["step"] >= steps[0]) & (rows["step"] <= steps[-1])]
+                at = np.searchsorted(steps, some["step"])
+                times[at] = some["wall_time"]
+                for row_kind in (HISTOGRAM, TENSOR):
+                    chosen = some["kind"] == row_kind
+                    decoded = zip(at[chosen], some["tag"][chosen], *_decode(file, some[chosen]), strict=True)
+                    for i, tag, head, is_whole in decoded:
+                        if is_whole:
+                            kind, column = of_tag[tag]
+                            heads[kind][i, column], present[kind][i, column] = head, True
+            for i, step in enumerate(steps.tolist()):
+                yield (
+                    step,
+                    float(times[i]),
+                    {
+                        kind: (
+                            tuple(np.array(list(columns), object)[present[kind][i]]),
+                            heads[kind][i, present[kind][i]],
+                        )
+                        for kind, columns in self._columns.items()
+                        if present[kind][i].any()
+                    },
+                )
+
+
+def _decode(file: EventFile, rows: Rows) -> tuple[Heads, npt.NDArray[np.bool_]]:
+    """The heads of histograms, and which of them could be read."""
+    try:
+        return heads_of_histograms(*file.histograms(rows)), np.ones(len(rows), bool)
+    except ValueError:
+        if len(rows) == 1:
+            return np.zeros(1, HEAD), np.zeros(1, bool)
+    parts = [_decode(file, rows[i : i + 1]) for i in range(len(rows))]
+    return np.concatenate([heads for heads, _ in parts]), np.concatenate([whole for _, whole in parts])
 
 
 def kind_and_name(tag: str) -> tuple[str, str] | None:
@@ -124,36 +190,7 @@ def kind_and_name(tag: str) -> tuple[str, str] | None:
     return None
 
 
-def head_of(value: Value, buckets: Any) -> Any:
-    """What a histogram says of a summary: exact where it says it itself, else from its buckets."""
-    head = np.zeros((), HEAD)
-    head["min"], head["max"] = np.inf, -np.inf
-    counts = buckets[:, 2] if len(buckets) else np.empty(0)
-    proto = value.proto.histo if value.proto.HasField("histo") else None
-    inside = round(float(counts.sum()))
-    head["num"] = int(proto.num) if proto is not None else inside
-    head["num_finite"] = inside
-    full = buckets[counts > 0] if len(buckets) else buckets
-    if not len(full):
-        return head
-    middle = np.clip((full[:, 0] + full[:, 1]) / 2, full[0, 0], full[-1, 1])
-    head["min"], head["max"] = (proto.min, proto.max) if proto is not None else (full[0, 0], full[-1, 1])
-    head["sum"] = proto.sum if proto is not None else float((middle * full[:, 2]).sum())
-    head["sum_squares"] = (
-        proto.sum_squares if proto is not None else float((middle * middle * full[:, 2]).sum())
-    )
-    largest = max(abs(float(head["min"])), abs(float(head["max"])))
-    head["abs_max"] = largest
-    # the narrow bucket beside 0 holds the zeros, and next to nothing else
-    narrow = full[:, 1] - full[:, 0] < max(1e-6 * largest, 1.1e-12)
-    at_zero = (full[:, 0] <= 0) & (full[:, 1] >= 0) & narrow
-    head["zeros"] = round(float(full[at_zero, 2].sum()))
-    if head["min"] == head["max"] == 0:
-        head["zeros"] = head["num_finite"]
-    return head
-
-
-def _with_validation(histories: list[History]) -> list[History]:
+def _add_validation(histories: Sequence[History]) -> None:
     """Keras writes the validation to a directory beside that of the training: it belongs to the same run."""
     by_run = {history.run: history for history in histories}
     for history in histories:
@@ -165,4 +202,3 @@ def _with_validation(histories: list[History]) -> list[History]:
     for history in histories:
         found = find_losses(history.scalars, history.loss_tag)
         history.loss_tag, history.validation_tag = history.loss_tag or found.training, found.validation
-    return histories

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, Literal
@@ -10,8 +10,8 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from fastlog.summaries.packed import HEAD as HEAD
-from fastlog.summaries.packed import Heads as Heads
+from fastlog.summaries.packed import Heads
+from fastlog.summaries.stats import FURTHER, STATS
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -24,6 +24,9 @@ ACTIVATIONS: Final = "activations"
 ACTIVATION_GRADIENTS: Final = "activation_gradients"
 UPDATE_SAMPLES: Final = "update_samples"
 """Updates of a few values of each tensor, which need no copy of the weights."""
+
+
+_ALL_STATS = STATS | FURTHER
 
 
 @dataclass(frozen=True)
@@ -102,10 +105,10 @@ class Kind:
         return {name: row for row, name in enumerate(self.names)}
 
     def stat(self, name: str) -> Floats:
-        """A statistic of ``STATS``, float64 [names, T]; NaN where there is no summary."""
+        """One of ``STATS`` or ``FURTHER``, float64 [names, T]; NaN where there is no summary."""
         if name not in self._made:
             with np.errstate(all="ignore"):
-                values = np.asarray(STATS[name](self.heads), np.float64)
+                values = _ALL_STATS[name](self.heads)
             self._made[name] = np.where(self.present, values, np.nan)
         return self._made[name]
 
@@ -113,18 +116,6 @@ class Kind:
         """A field of the heads added up over rows, float64 [T]; NaN where none of them is there."""
         values = np.where(self.present[rows], self.heads[name][rows], 0).sum(axis=0, dtype=np.float64)
         return np.where(self.present[rows].any(axis=0), values, np.nan)
-
-
-STATS: Final[dict[str, Callable[[Heads], npt.NDArray[Any]]]] = {
-    "norm": lambda h: np.sqrt(h["sum_squares"]),
-    "rms": lambda h: np.sqrt(h["sum_squares"] / h["num_finite"]),
-    "mean": lambda h: h["sum"] / h["num_finite"],
-    "abs_max": lambda h: h["abs_max"],
-    "zeros": lambda h: h["zeros"] / h["num"],
-    "below_fp16": lambda h: h["below_fp16"] / h["num"],
-    "nonfinite": lambda h: h["num"] - h["num_finite"],
-}
-"""Statistics by name. Shares are of all values; the others are over the finite ones."""
 
 
 @dataclass

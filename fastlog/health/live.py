@@ -18,12 +18,13 @@ from fastlog.events.items import RAW, SCALAR, Item
 from fastlog.health import cards, losses, rules
 from fastlog.health.builder import HistoryBuilder
 from fastlog.health.findings import SEVERITIES, Finding, RunHealth
-from fastlog.health.history import ACTIVATIONS, GRADIENTS, UPDATE_SAMPLES, Heads
+from fastlog.health.history import ACTIVATIONS, GRADIENTS, UPDATE_SAMPLES
 from fastlog.health.noting import Note, Notebook, NoteReader, number
 from fastlog.health.record import Names, Observation, RecordWriter
 from fastlog.health.report.tensorboard import Overview
 from fastlog.health.samples import Named
 from fastlog.health.saturation import Saturation
+from fastlog.summaries.packed import Heads
 
 _MAX_BYTES = 32 * 2**20  # of the history
 _CREDIT = 0.5  # seconds that judging may take in any case ...

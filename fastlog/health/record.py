@@ -24,7 +24,8 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.summary_pb2 import Summary, SummaryMetadata
 
 from fastlog.health import columns
-from fastlog.health.history import Floats, Heads, Inventory, Parameter
+from fastlog.health.history import Floats, Inventory, Parameter
+from fastlog.summaries.packed import Heads
 
 TAG: Final = "fastlog/health/record"
 PLUGIN: Final = "fastlog_health"

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch.utils.hooks import unserializable_hook
 
-from fastlog.health.history import HEAD, Floats, Heads
+from fastlog.health.history import Floats
+from fastlog.summaries.packed import HEAD, Heads
 from fastlog.writer.encode.snapshots import Snapshot, take
 
 _ROWS, _COLUMNS = 4, 32

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fastlog.health.history import Floats, Heads
+from fastlog.health.history import Floats
+from fastlog.summaries.packed import Heads
 from fastlog.summaries.summary import EDGES, TensorSummary
 
 _MIDDLE = (EDGES[:-1] + EDGES[1:]) / 2

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
+import numpy as np
 import numpy.typing as npt
 
 from fastlog.common.native import core
@@ -16,6 +18,8 @@ IMAGE: Final = 2
 AUDIO: Final = 3
 TENSOR: Final = 4
 SESSION_START: Final = 8
+
+_MOST_BUCKETS = 2**20
 
 Rows = npt.NDArray[Any]
 """Structured: ``wall_time``, ``value`` (of scalars), ``step``, ``offset`` and ``size`` of the payload in the
@@ -102,13 +106,55 @@ class EventFile:
         return made
 
     def histograms(self, rows: Rows) -> tuple[npt.NDArray[Any], ...]:
-        """Moments (min, max, num, sum, sum_squares); all limits; all counts; where each histogram's end."""
+        """Moments (min, max, num, sum, sum_squares); all limits; all counts; where each histogram's end.
+
+        Rows of one kind: ``HISTOGRAM``, or ``TENSOR`` as TensorFlow 2 writes them.
+        """
         try:
+            if len(rows) and rows["kind"][0] == TENSOR:
+                return _histograms_of_tensors(self.payloads(rows))
             if self._is_remote:
                 return core.decode_histograms(self.payloads(rows))
             return core.decode_histograms_of_file(self.path, rows["offset"], rows["size"])
         except ValueError as error:
             raise ValueError(f"{self.path}: {error}") from error
+
+
+def _histograms_of_tensors(payloads: Sequence[bytes]) -> tuple[npt.NDArray[Any], ...]:
+    """Tensors of left, right and count of each bucket. Moments: as if values lay in the middles."""
+    moments: list[tuple[float, ...]] = []
+    buckets = [_buckets(payload) for payload in payloads]
+    for left, right, counts in buckets:
+        full = counts > 0
+        low, high = (left[full].min(), right[full].max()) if full.any() else (0.0, 0.0)
+        middle = np.clip((left + right) / 2, low, high)
+        of_values = counts.sum(), (middle * counts).sum(), (middle * middle * counts).sum()
+        moments.append((low, high, *of_values))
+    limits = [right for _, right, _ in buckets]
+    return (
+        np.array(moments, np.float64).reshape(-1, 5),
+        np.concatenate([np.empty(0), *limits]),
+        np.concatenate([np.empty(0), *(counts for *_, counts in buckets)]),
+        np.cumsum([len(right) for right in limits], dtype=np.int64),
+    )
+
+
+def _buckets(payload: bytes) -> npt.NDArray[np.float64]:
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from tensorboardX.proto.tensor_pb2 import TensorProto
+
+    try:
+        tensor = TensorProto.FromString(payload)
+        dtype, numbers = {1: ("<f4", tensor.float_val), 2: ("<f8", tensor.double_val)}[tensor.dtype]
+        content = tensor.tensor_content
+        flat = np.frombuffer(content, dtype) if content else np.array(numbers, dtype)
+        size = int(np.prod([dim.size for dim in tensor.tensor_shape.dim], dtype=np.int64))
+        if len(flat) == 1 and 1 < size <= 3 * _MOST_BUCKETS:  # TensorFlow writes a value that repeats once
+            flat = flat.repeat(size)
+        buckets: npt.NDArray[np.float64] = flat.reshape(-1, 3).astype(np.float64).T
+        return buckets
+    except (DecodeError, KeyError, ValueError) as error:
+        raise ValueError("a histogram is malformed") from error
 
 
 def is_url(path: str) -> bool:

@@ -63,7 +63,8 @@ class Histograms:
     Attributes:
         steps: int64 [n].
         wall_times: float64 [n], seconds since the epoch.
-        min, max, num, sum, sum_squares: float64 [n], as the file has them.
+        min, max, num, sum, sum_squares: float64 [n], as the file has them; TensorFlow's and Keras's files
+            have none, and these are estimates from the buckets.
         limits, counts: of each histogram an array of its buckets' upper limits and counts.
     """
 
@@ -219,7 +220,9 @@ class Run:
         """
         if most is not None and most < 1:
             raise ValueError(f"histograms: most={most} must be at least 1")
-        parts = [part[part["kind"] == HISTOGRAM] for part in self._rows(tag, "histograms")]
+        rows = self._rows(tag, "histograms")
+        kind = next(part["kind"][0] for part in rows if len(part))
+        parts = [part[part["kind"] == kind] for part in rows]
         number = sum(map(len, parts))
         if most is not None and most < number:
             chosen = np.zeros(number, bool)
@@ -350,7 +353,7 @@ def _kind_of(tag: Tag, rows: Sequence[Rows]) -> str | None:
     if not kinds:
         return None
     if kinds[0] == TENSOR:
-        return "texts" if tag.plugin == "text" else "tensors"
+        return {"text": "texts", "histograms": "histograms"}.get(tag.plugin, "tensors")
     return {SCALAR: "scalars", HISTOGRAM: "histograms", IMAGE: "images", AUDIO: "audio"}.get(kinds[0])
 
 

@@ -31,3 +31,9 @@ STATS: Final[dict[str, Stat]] = {
 """Scalars by name. All but the counts and shares are over the finite values; NaN where there are none.
 ``nan`` and ``inf`` are counts; ``zeros`` and ``below_*`` are shares of all values (``below_*``: nonzero
 magnitudes under the smallest normal number of bf16, of fp16, of e4m3)."""
+
+FURTHER: Final[dict[str, Stat]] = {
+    "abs_max": lambda h: h["abs_max"],
+    "nonfinite": lambda h: (h["num"] - h["num_finite"]).astype(float),
+}
+"""Scalars that `fastlog.watch` does not log."""

@@ -9,7 +9,6 @@ import numpy as np
 from fastlog.health.findings import Chart, Finding, RunHealth
 from fastlog.health.history import (
     GRADIENTS,
-    HEAD,
     UPDATES,
     WEIGHTS,
     History,
@@ -17,6 +16,7 @@ from fastlog.health.history import (
     Kind,
     Parameter,
 )
+from fastlog.summaries.packed import HEAD
 
 
 @dataclass(frozen=True)

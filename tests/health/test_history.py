@@ -5,7 +5,9 @@ import pytest
 import torch
 
 import fastlog
-from fastlog.health.history import HEAD, STATS, History, Inventory, Kind, Parameter
+from fastlog.health.history import History, Inventory, Kind, Parameter
+from fastlog.summaries.packed import HEAD
+from fastlog.summaries.stats import FURTHER, STATS
 
 
 def kind_of(tensors: dict[str, list[torch.Tensor | None]]) -> Kind:
@@ -29,7 +31,7 @@ def test_statistics_are_those_of_the_values_and_nan_where_there_are_none() -> No
     assert kind.stat("zeros")[1, 0] == 0.25
     assert kind.stat("below_fp16")[1, 0] == 0.25
     assert kind.stat("nonfinite")[:, 0].tolist() == [0, 1]
-    for stat in STATS:
+    for stat in STATS | FURTHER:
         assert np.isnan(kind.stat(stat)[0, 1]), stat
 
 

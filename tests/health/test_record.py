@@ -20,8 +20,9 @@ from tensorboardX.proto.event_pb2 import Event
 import fastlog
 from fastlog.events.items import RAW
 from fastlog.health import columns
-from fastlog.health.history import HEAD, Heads, Inventory, Parameter
+from fastlog.health.history import Inventory, Parameter
 from fastlog.health.record import PLUGIN, TAG, Observation, RecordReader, RecordWriter
+from fastlog.summaries.packed import HEAD, Heads
 
 INTEGERS = [name for name in HEAD.names or () if HEAD[name].kind == "i"]
 

@@ -140,7 +140,7 @@ def run_case(one: Case, folder: Path, seed: int) -> Result:
             one.run(bench)
         finally:
             bench.writer.close()
-    (history,) = [h for h in files.read(folder) if h.run == "."]
+    (history,) = [h for _, h in files.read(folder) if h.run == "."]
     health = rules.run(history)
     return judge(one, seed, health, tuple(bench.told))
 
