@@ -67,3 +67,26 @@ def test_the_api_page_names_what_is_exported() -> None:
     page = (ROOT / "docs/api.md").read_text()
     shown = {name.rpartition(".")[2] for name in re.findall(r"^::: (\S+)$", page, re.MULTILINE)}
     assert set(fastlog.__all__) <= shown
+
+
+def test_the_architecture_page_names_every_file_or_its_folder() -> None:
+    page = (ROOT / "docs/architecture.md").read_text()
+    sections = dict(re.findall(r"^### (\w+)\n(.*?)(?=^##)", page, re.MULTILINE | re.DOTALL))
+    for path in sorted((ROOT / "fastlog").rglob("*.py")):
+        room, *inner = path.relative_to(ROOT / "fastlog").parts
+        if not inner:
+            assert f"`{room}`" in page, path
+        elif inner != ["__init__.py"]:
+            named = {f"`{inner[-1]}`"}
+            if inner[0] in ("rules", "report") or inner[-1] == "__init__.py":
+                named.add(f"`{inner[0]}/`")
+            assert any(name in sections[room] for name in named), path
+    for folder in (ROOT / "csrc").iterdir():
+        assert f"`csrc/{folder.name}/`" in page, folder
+
+
+def test_the_architecture_page_names_no_file_that_is_not_there() -> None:
+    page = (ROOT / "docs/architecture.md").read_text()
+    names = {path.name for folder in ("fastlog", "csrc", "tests") for path in (ROOT / folder).rglob("*.*")}
+    for told in re.findall(r"`(?:[\w/]+/)?(\w+\.(?:py|h|cpp|cu|cuh))`", page):
+        assert told in names, told
