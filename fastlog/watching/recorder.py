@@ -21,7 +21,7 @@ from fastlog.watching.ranks import Ranks
 from fastlog.watching.reading import Moment, Reading
 from fastlog.watching.series import Shape
 from fastlog.watching.voice import Voice
-from fastlog.writer import SummaryWriter
+from fastlog.writer import SummaryWriter, arguments
 from fastlog.writer.outbox import Outbox
 
 _RECORD_BYTES = 250  # of Python objects around a packed summary that waits
@@ -122,10 +122,10 @@ class Recorder:
     def log(self, moment: Moment, scalars: dict[str, float], shape: Shape, observers: Observers) -> None:
         """Puts a logged step into the queue; where ranks log together, once it is merged."""
         if self._outbox.is_closed:
-            self.voice.say(
-                "closed",
-                f"the writer was closed before step {moment.step}, which opens a new file. Call remove() of"
-                " the watcher first, or close the writer later",
+            self._outbox.bad_values.tell(
+                arguments.REOPENED,
+                f"fastlog.watch: the writer was closed before step {moment.step}, which opens a new file. "
+                "Call remove() of the watcher first, or close the writer later (said once)",
             )
         step, wall_time = self._outbox.main().stamp(moment.step, None)
         began = time.monotonic() - self._budget.cost

@@ -13,6 +13,8 @@ from tensorboardX.record_writer import REGISTERED_FACTORIES
 
 from fastlog.common.notices import Notices
 
+REOPENED = "reopened"
+"""The cause of the one warning of a closed writer that is used again, by whoever it is."""
 _URL_AS_PATH = re.compile(r"(\w[\w+.-]+):/(?!/)(.+)")
 
 
@@ -77,7 +79,7 @@ def tell_place(notices: Notices, logdir: str, reopened: bool, alone: bool) -> No
     """Warns of a closed writer that is used again, and of one in the directory of another one."""
     if reopened:
         notices.tell(
-            "reopened",
+            REOPENED,
             f"SummaryWriter: the one of {logdir} was closed and is used again: it goes on in a new file of "
             "that directory. Call close() once, at the end; flush() writes what waits (said once)",
         )
