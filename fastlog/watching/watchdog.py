@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from fastlog.watching.copies import Copies
 from fastlog.watching.steps import Steps
 from fastlog.watching.voice import Voice
 
@@ -34,6 +35,7 @@ class Watchdog:
         self._steps = steps
         self._voice = voice
         self._has_seen_steps = False
+        self._copies: Copies | None = Copies(model)
         self._handles: list[RemovableHandle] = []
         self._versions: dict[int, int] = {}  # of the gradient of each parameter, when it was seen last
         self._used = 0  # gradients
@@ -59,11 +61,23 @@ class Watchdog:
         steps = self._steps
         if self._handles and self._versions:
             self._voice.say(self._silent, self._silent)
-        elif self._has_seen_steps and not steps.has_logged:
+        elif not self._has_seen_steps:
+            self._say_copied()
+        elif not steps.has_logged:
             self._voice.say(
                 "unlogged",
                 f"nothing was logged: step {steps.due} would have been the first, and the last was"
                 f" {steps.number - 1}. Choose a smaller every, or call Watcher.log_next()",
+            )
+
+    def _say_copied(self) -> None:
+        optimizer = None if self._copies is None else self._copies.optimizer()
+        if optimizer is not None:
+            self._voice.say(
+                "copy",
+                f"nothing is logged: the model that is watched has not been trained. {optimizer} has parameters"
+                " of the same shapes: those of a copy (copy.deepcopy), which is not watched. Call watch with"
+                " the copy and its optimizer",
             )
 
     def end(self) -> None:
@@ -72,6 +86,7 @@ class Watchdog:
         self._look_away()
         self._optimizers.clear()
         self._has_seen_steps = False
+        self._copies = None
 
     def _optimizer_gone(self, optimizer: weakref.ref[Optimizer]) -> None:
         self._optimizers.discard(optimizer)
