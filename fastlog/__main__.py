@@ -14,6 +14,8 @@ from importlib import metadata
 from typing import Any
 
 from fastlog.health import command as health
+from fastlog.health import tail
+from fastlog.runs import export
 
 
 def _version_of(distribution: str) -> str:
@@ -152,6 +154,8 @@ COMMANDS = {
         health.check_arguments,
     ),
     "report": Command("the same on one page, with pictures", health.run_report, health.report_arguments),
+    "tail": Command("a run that goes on, in a terminal", tail.run_tail, tail.tail_arguments),
+    "export": Command("what was logged, as CSV, JSON or Parquet", export.run_export, export.export_arguments),
     "run": Command(
         "a program in which tensorboardX's and torch.utils.tensorboard's SummaryWriter are fastlog's",
         _run_run,

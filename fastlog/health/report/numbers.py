@@ -77,6 +77,14 @@ def factor(value: float) -> str:
     return f"{'×' if value > 1 else '÷'} {text}"
 
 
+def duration(seconds: float) -> str:
+    """A time in its largest unit, rounded down: ``12 s``, ``5 min``, ``3 h``, ``2 days``."""
+    for size, unit in ((172_800, "days"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{int(seconds // (86_400 if unit == 'days' else size))} {unit}"
+    return f"{int(seconds)} s"
+
+
 def plural(amount: int, noun: str) -> str:
     """``1 error``, ``2 errors``."""
     return f"{amount:,} {noun}{'' if amount == 1 else 's'}"
