@@ -218,7 +218,6 @@ class FakeCuda:
         monkeypatch.setattr(fastlog.summaries.cuda.devices, "_said", Notices("warn"))
         plain = (*fastlog.summaries.tensors._PLAIN_TYPES, LateTensor)
         monkeypatch.setattr(fastlog.summaries.tensors, "_PLAIN_TYPES", plain)
-        monkeypatch.setattr(fastlog.writer.encode.snapshots, "plain_tensor", lambda tensor, name: tensor)
         monkeypatch.setattr(fastlog.summaries.cuda.plain, "_edges", {})
         monkeypatch.setattr(torch, "empty", self.empty)
         stand_ins = {
