@@ -22,6 +22,7 @@ from fastlog.watching.reading import Moment, Reading
 from fastlog.watching.series import Shape
 from fastlog.watching.voice import Voice
 from fastlog.writer import SummaryWriter, arguments
+from fastlog.writer.bad_values import kind_of
 from fastlog.writer.outbox import Outbox
 
 _RECORD_BYTES = 250  # of Python objects around a packed summary that waits
@@ -40,7 +41,7 @@ class Recorder:
         self._budget = budget
         self._ranks = ranks
         self._is_inside = False
-        self._failed: dict[str, list[tuple[str, Exception]]] = {}
+        self._failed: dict[tuple[str, str], list[tuple[str, Exception]]] = {}
         self.voice = Voice(writer.outbox.bad_values)
 
     @contextlib.contextmanager
@@ -65,15 +66,15 @@ class Recorder:
         """
         if error.args and isinstance(error.args[0], str):
             error.args = (error.args[0].removeprefix(f"{place}: "), *error.args[1:])
-        reason = f"fastlog.watch {place.partition('/')[0]} {type(error).__name__} {error}"
+        reason = f"fastlog.watch {place.partition('/')[0]}", kind_of(error)
         self._failed.setdefault(reason, []).append((place, error))
 
     def _say_what_failed(self) -> None:
         failed, self._failed = self._failed, {}
-        for reason, places in failed.items():
+        for (cause, _), places in failed.items():
             place, error = places[0]
             more = f" and {len(places) - 1} more" if len(places) > 1 else ""
-            self._outbox.bad_values.report(place + more, error, len(places), reason)
+            self._outbox.bad_values.report(place + more, error, len(places), cause)
 
     def look_at(self, tensors: Iterable[torch.Tensor]) -> None:
         """What is logged of these takes time on their devices."""

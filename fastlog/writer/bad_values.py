@@ -1,7 +1,8 @@
-"""Values that cannot be logged, or not as they are: counted, and said once per place."""
+"""Values that cannot be logged, or not as they are: counted, and said once per place and kind of error."""
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -12,6 +13,9 @@ from fastlog.common.notices import Notices, SinkError
 from fastlog.summaries.engines import PinnedMemoryFull
 
 _LONGEST_LIST = 5  # places that are named in the total
+_MOST_REASONS = 5  # that are said of one place
+# What differs from value to value in the text of one kind of error: what is quoted, numbers and rows of them.
+_VARYING = re.compile(r"""'[^']*'|"[^"]*"|(?<!\w)\(?[+-]?\d[\w.+-]*(, *[+-]?\d[\w.+-]*)*,?\)?|\(\)""")
 
 
 class BadValues(Notices):
@@ -25,10 +29,12 @@ class BadValues(Notices):
         super().__init__(on_error)
         self.count = 0
         self._by_place: Counter[str] = Counter()
+        self._reasons: Counter[str] = Counter()  # said of each place
         self._swallowed = 0  # of these: without a warning of their own
 
     def report(self, place: str, error: Exception, values: int = 1, cause: str | None = None) -> None:
-        """Counts values that cannot be logged. Raises ``error`` under "raise", else warns once per cause.
+        """Counts values that cannot be logged. Raises ``error`` under "raise"; else each kind of error is one
+        warning per cause.
 
         Args:
             values: how many.
@@ -37,10 +43,14 @@ class BadValues(Notices):
         self.count += values
         if self._on_error == "raise":
             raise at_place(place, error)
-        cause = cause or place
         self._by_place[place] += values
-        self._swallowed += values - (cause not in self._told)
-        self.tell(cause, f"{place}: nothing is logged: {type(error).__name__}: {error} (said once)")
+        self._swallowed += values
+        cause = cause or place
+        reason = f"{cause} {kind_of(error)}"
+        if reason not in self._told and self._reasons[cause] < _MOST_REASONS:
+            self._reasons[cause] += 1
+            self._swallowed -= 1
+            self.tell(reason, f"{place}: nothing is logged: {type(error).__name__}: {error} (said once)")
         self.warn()
 
     def tell_total(self) -> None:
@@ -54,6 +64,11 @@ class BadValues(Notices):
                 places.append(f"and {len(self._by_place) - len(places):,} more")
             message = f"fastlog: {total:,} values were not logged: {', '.join(places)}; see stats()"
             self.tell(f"total {total}", message)
+
+
+def kind_of(error: Exception) -> str:
+    """The type of the error, and its text without what differs from value to value."""
+    return f"{type(error).__name__} {_VARYING.sub('#', str(error))}"
 
 
 def at_place(place: str, error: Exception) -> Exception:

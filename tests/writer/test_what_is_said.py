@@ -206,6 +206,34 @@ def test_the_total_names_the_worst_places_only_and_is_not_said_where_each_was(tm
     assert texts(said)[-1] == f"fastlog: 36 values were not logged: {places}, and 3 more; see stats()"
 
 
+def test_each_kind_of_error_under_a_tag_is_said_once_and_the_total_has_them_all(tmp_path, said):
+    values: list[Any] = [None, [], [1.0, 2.0], torch.ones(2, 3), None, 10**400, torch.ones(4)]
+    writer = fastlog.SummaryWriter(tmp_path)
+    for _ in range(2):
+        for value in values:
+            writer.add_scalar("a", value)
+    writer.close()
+    none, shape, large, total = texts(said)
+    assert "is None" in none and "has shape (0,)" in shape and "too large" in large
+    assert total == "fastlog: 14 values were not logged: add_scalar('a') \u00d7 14; see stats()"
+    assert writer.stats()["bad_values"] == 14
+
+
+def test_kinds_of_error_that_were_each_said_have_no_total(tmp_path, said):
+    with fastlog.SummaryWriter(tmp_path) as writer:
+        writer.add_histogram("a", None)
+        writer.add_histogram("a", [], bins=[0.0, 1.0])
+    assert len(said) == 2
+
+
+def test_errors_whose_texts_all_differ_are_said_no_more_than_a_few_times(tmp_path, said):
+    writer = fastlog.SummaryWriter(tmp_path)
+    for length in range(1, 20):
+        writer.outbox.bad_values.report("add_image('a')", ValueError("x" * length))
+    writer.close()
+    assert len(said) == 6 and "19 values were not logged" in texts(said)[-1]
+
+
 @pytest.mark.parametrize("leave", ["", "del writer", "raise SystemExit"])
 def test_a_program_that_leaves_its_writer_open_hears_the_total_too(leave, tmp_path):
     script = f"""
