@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from fastlog.watching import selection, series
 from fastlog.watching.plan import Plan
 
+_NAMED = 3  # parameters, of those that one sentence is about
 _OF_MODULES = frozenset({series.ACTIVATIONS, series.ACTIVATION_GRADIENTS})
 
 
@@ -51,6 +53,13 @@ def _of_parameters(model: nn.Module, plan: Plan) -> Iterator[str]:
         yield (
             f"all {len(chosen)} parameters are frozen: nothing of {_kinds(plan)} will be logged before one"
             " requires gradients. Pass frozen=True to log frozen ones, too"
+        )
+    # A lazy parameter has no size yet.
+    if empty := [name for name, param in chosen if not is_lazy(param) and not param.numel()]:
+        more = f" and {len(empty) - _NAMED} more" if len(empty) > _NAMED else ""
+        yield (
+            f"{', '.join(empty[:_NAMED])}{more} have no elements (a dimension of size 0) and are left out:"
+            " check the sizes that the model was made with, or exclude= them"
         )
 
 

@@ -13,13 +13,14 @@ from tensorboardX.proto.summary_pb2 import Summary
 from fastlog.distributed.shards import is_dtensor, is_whole, own_part
 from fastlog.events.items import RAW, Item
 from fastlog.summaries.engines import Packed, pack_one
+from fastlog.summaries.packed import NONFINITE
 from fastlog.summaries.summary import TensorSummary
 from fastlog.writer.bad_values import at_place
 from fastlog.writer.base import WriterBase
 from fastlog.writer.comet import unless_comet
 from fastlog.writer.encode.bins import checked_bins, of_packed, of_snapshot
 from fastlog.writer.encode.histograms import histogram_tags, nonfinite_items
-from fastlog.writer.encode.snapshots import no_value, take, take_one
+from fastlog.writer.encode.snapshots import no_elements, no_value, take, take_one
 from fastlog.writer.tags import checked_tag
 
 
@@ -39,7 +40,7 @@ class HistogramMethods(WriterBase):
 
         If there are NaN or infinite values, their numbers are logged as the scalars ``TAG/nan`` and
         ``TAG/inf``; they are in ``num`` but in no bucket. A tensor without elements, or None (the gradient
-        of a frozen parameter), logs nothing. One warning per tag says so.
+        of a frozen parameter), is a value that cannot be logged: one warning per tag, and counted.
 
         Args:
             tag: name of the series.
@@ -64,6 +65,8 @@ class HistogramMethods(WriterBase):
             with outbox.guarded(place) as since:
                 step, wall_time = outbox.stamp(place, global_step, walltime)
                 if is_dtensor(values):
+                    if not values.numel():
+                        raise no_elements("values")
                     if not is_whole(values):
                         self.sharding.add_histogram(name, values, step, wall_time, self.merge_timeout)
                         return
@@ -79,7 +82,10 @@ class HistogramMethods(WriterBase):
             return values.to_packed()
         if values is None:
             raise no_value("values")
-        return pack_one(values, "values", self.outbox.wait_seconds)
+        packed = pack_one(values, "values", self.outbox.wait_seconds)
+        if type(packed) is not bytes and not values.numel():
+            raise no_elements("values")
+        return packed
 
     def _add_binned(
         self, name: str, place: str, values: Any, global_step: Any, walltime: Any, bins: Any, max_bins: Any
@@ -93,10 +99,14 @@ class HistogramMethods(WriterBase):
             step, wall_time = self.outbox.stamp(place, global_step, walltime)
             if isinstance(checked, str) and checked == "tensorflow":
                 packed = self._pack(values)
+                if type(packed) is bytes and not NONFINITE.unpack_from(packed)[-1]:
+                    raise no_elements("values")
                 parts = []
                 count = functools.partial(of_packed, packed, limit)
             else:
                 parts = [take(values, "values")]
+                if 0 in parts[0].shape:
+                    raise no_elements("values")
                 tell = functools.partial(bad_values.tell, f"{place} bins")
                 count = functools.partial(
                     of_snapshot, parts[0], checked, limit, lambda text: tell(f"{place}: {text}")
@@ -104,14 +114,13 @@ class HistogramMethods(WriterBase):
 
             def run() -> list[Item]:
                 proto, nan, inf = count()
-                num = int(proto.num)
                 event = Event(
                     step=step,
                     wall_time=wall_time,
                     summary=Summary(value=[Summary.Value(tag=name, histo=proto)]),
                 )
-                beside = nonfinite_items(bad_values, name, num, nan, inf, step, wall_time)
-                return [(RAW, event.SerializeToString()), *beside] if num else beside
+                beside = nonfinite_items(bad_values, name, int(proto.num), nan, inf, step, wall_time)
+                return [(RAW, event.SerializeToString()), *beside]
 
             self.outbox.put_job(place, histogram_tags(name), parts, run, since)
 

@@ -26,7 +26,7 @@ from fastlog.summaries.packed import NONFINITE
 from fastlog.writer import arguments
 from fastlog.writer.bad_values import BadValues, Guard
 from fastlog.writer.encode.histograms import histogram_tags, nonfinite_items, pending_items
-from fastlog.writer.encode.snapshots import MAX_INT, Snapshot
+from fastlog.writer.encode.snapshots import MAX_INT, Snapshot, no_elements
 from fastlog.writer.file_writer import FileWriter, NullFileWriter
 
 
@@ -194,7 +194,11 @@ class Outbox:
         wall_time: float,
         since: float | None = None,
     ) -> None:
-        """Logs a summary of :mod:`fastlog.summaries`, beside it how many NaN and Inf there are."""
+        """Logs a summary of :mod:`fastlog.summaries`, beside it how many NaN and Inf there are.
+
+        Raises:
+            ValueError: a summary of no values; one that comes from a device must have some.
+        """
         bad_values, put = self.bad_values, self.main().put
         if type(packed) is not bytes:
             run = functools.partial(pending_items, bad_values, name, packed, step, wall_time)
@@ -202,9 +206,10 @@ class Outbox:
             put((JOB, run, len(packed), True, place, DEVICE, histogram_tags(name)), len(packed), True, since)
             return
         nan, pos_inf, neg_inf, num = NONFINITE.unpack_from(packed)
-        if num:
-            put((HISTOGRAM, name, packed, step, wall_time), len(packed), True, since)
-        if nan or pos_inf or neg_inf or not num:
+        if not num:
+            raise no_elements("values")
+        put((HISTOGRAM, name, packed, step, wall_time), len(packed), True, since)
+        if nan or pos_inf or neg_inf:
             for item in nonfinite_items(bad_values, name, num, nan, pos_inf + neg_inf, step, wall_time):
                 put(item, 0)
 

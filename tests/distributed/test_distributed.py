@@ -53,6 +53,8 @@ def test_a_dtensor_of_any_layout_is_logged_as_the_whole_tensor(tmp_path: Path) -
     for outcome in outcomes:
         assert "the ranks hold addends of the values" in outcome.result["refusal"]
         assert outcome.result["merged"]["lost"] == outcome.result["merged"]["alone"] == 0
+        assert outcome.result["bad_values"] == 2
+        assert any("add_histogram('no_element'): nothing is logged" in text for text in outcome.warnings)
 
 
 @pytest.mark.parametrize(

@@ -262,6 +262,34 @@ def test_a_frozen_model_is_said_at_once(writer: SummaryWriter) -> None:
         watch(nn.Tanh(), writer, prefix="none")
 
 
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_parameters_without_elements_are_said_in_one_sentence(writer: SummaryWriter, count: int) -> None:
+    class Empty(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.full = nn.Parameter(torch.ones(2))
+            for number in range(count):
+                self.register_parameter(f"p{number}", nn.Parameter(torch.ones(0, 4)))
+
+    model = Empty()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    names = {1: r"p0", 3: r"p0, p1, p2", 5: r"p0, p1, p2 and 2 more"}[count]
+    with pytest.warns(FastlogWarning, match=rf"^fastlog\.watch: {names} have no elements") as said:
+        watch(model, writer, optimizer, every=1)
+        for _ in range(2):
+            model.full.sum().backward()
+            optimizer.step()
+        writer.close()
+    assert len(said) == 1 and said[0].filename == __file__
+    assert "exclude=" in str(said[0].message)
+
+
+def test_parameters_without_elements_that_are_excluded_are_not_said(writer: SummaryWriter) -> None:
+    model = nn.ModuleDict({"full": nn.Linear(2, 2)})
+    model.register_parameter("nothing", nn.Parameter(torch.ones(0)))
+    watch(model, writer, exclude="nothing").remove()
+
+
 def test_gradients_that_are_gone_before_the_step_are_said(tmp_path: Path, writer: SummaryWriter) -> None:
     model = Net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -1,5 +1,6 @@
 """add_histogram: odd values, other bins than the default ones, nothing at all."""
 
+import itertools
 import math
 import warnings
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from event_files import log
+from event_files import histograms, log
 from tensorboardX.summary import make_histogram
 
 import fastlog
@@ -81,12 +82,30 @@ def test_odd_values_make_a_readable_histogram(name: str, bins: Any, tmp_path: Pa
         assert histogram.min == histogram.max == histogram.sum == 0
 
 
-@pytest.mark.parametrize("bins", ["tensorflow", 10])
-@pytest.mark.parametrize("empty", [torch.empty(0, 3), np.array([]), []])
-def test_nothing_is_logged_of_an_empty_tensor(empty: Any, bins: Any, tmp_path: Path) -> None:
-    with pytest.warns(fastlog.FastlogWarning, match=r"add_histogram\('t'\): no elements") as said:
-        assert log(tmp_path, lambda w: [w.add_histogram("t", empty, bins=bins) for _ in range(3)]) == {}
-    assert len(said) == 1
+@pytest.mark.parametrize(
+    ("empty", "options"),
+    [
+        *itertools.product(
+            [torch.empty(0, 3), np.array([]), []],
+            [{}, {"bins": 10}, {"bins": [0.0, 1.0]}, {"max_bins": 5}],
+        ),
+        (fastlog.summarize(torch.empty(0)), {}),
+        (fastlog.summarize(torch.empty(0)), {"max_bins": 5}),
+    ],
+)
+def test_an_empty_tensor_is_counted_and_said_once(empty: Any, options: Any, tmp_path: Path) -> None:
+    writer = fastlog.SummaryWriter(tmp_path / "warn")
+    with pytest.warns(fastlog.FastlogWarning) as said:
+        for _ in range(3):
+            writer.add_histogram("t", empty, **options)
+        writer.close()
+    assert writer.stats()["bad_values"] == 3 and histograms(tmp_path / "warn") == {}
+    text, total = [str(warning.message) for warning in said]
+    assert text.startswith("add_histogram('t'): nothing is logged: ValueError: values has no elements")
+    assert "only where it has some" in text and "3 values were not logged" in total
+    refusal = pytest.raises(ValueError, match=r"^add_histogram\('t'\): values has no elements")
+    with fastlog.SummaryWriter(tmp_path / "raise", on_error="raise") as writer, refusal:
+        writer.add_histogram("t", empty, **options)
 
 
 @pytest.mark.parametrize("max_bins", [None, 1, 7])

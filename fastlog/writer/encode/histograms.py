@@ -20,16 +20,14 @@ def pending_items(
     packed = bytes(pending)
     nan, pos_inf, neg_inf, num = NONFINITE.unpack_from(packed)
     beside = nonfinite_items(bad_values, name, num, nan, pos_inf + neg_inf, step, wall_time)
-    return [(HISTOGRAM, name, packed, step, wall_time), *beside] if num else beside
+    return [(HISTOGRAM, name, packed, step, wall_time), *beside]
 
 
 def nonfinite_items(
     bad_values: BadValues, name: str, num: int, nan: int, inf: int, step: int | None, wall_time: float
 ) -> list[Item]:
     """Scalars with the numbers of NaN and infinite values beside a tag, and the one warning about them."""
-    if num == 0:
-        bad_values.tell(f"{name} empty", f"add_histogram({name!r}): no elements, nothing is logged")
-    elif nan or inf:
+    if nan or inf:
         bad_values.tell(
             f"{name} non-finite",
             f"add_histogram({name!r}): {nan} NaN and {inf} infinite of {num} values; their numbers are "

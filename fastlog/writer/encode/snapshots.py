@@ -95,6 +95,14 @@ def no_value(argument: str) -> ValueError:
     )
 
 
+def no_elements(argument: str) -> ValueError:
+    """The error of a tensor without elements in the place of values, which training can meet at any step."""
+    return ValueError(
+        f"{argument} has no elements, as of an empty batch or a mask that selects nothing; log it only where "
+        "it has some"
+    )
+
+
 def take_one(value: Any, argument: str) -> Snapshot:
     """:func:`take` for one number, of the kinds that :func:`as_float` takes.
 
