@@ -31,8 +31,8 @@ class Copies:
         _watched.add(self)
 
     def optimizer(self) -> str | None:
-        """The class of an optimizer that has as many parameters of the same shapes as the model, none of which
-        is watched; None: there is none. Looks at all objects of the process: not for hot paths.
+        """The class of an optimizer that has as many parameters of the same shapes as the model, none of them
+        watched; None: there is none. Looks at all objects of the process: not for hot paths.
         """
         models = [model for copies in list(_watched) if (model := copies._model()) is not None]
         watched = {param for model in models for param in model.parameters()}

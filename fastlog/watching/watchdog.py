@@ -75,9 +75,9 @@ class Watchdog:
         if optimizer is not None:
             self._voice.say(
                 "copy",
-                f"nothing is logged: the model that is watched has not been trained. {optimizer} has parameters"
-                " of the same shapes: those of a copy (copy.deepcopy), which is not watched. Call watch with"
-                " the copy and its optimizer",
+                f"nothing is logged: the model that is watched has not been trained. {optimizer} has"
+                " parameters of the same shapes: those of a copy (copy.deepcopy), which is not watched. Call"
+                " watch with the copy and its optimizer",
             )
 
     def end(self) -> None:
