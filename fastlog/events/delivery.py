@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -12,6 +13,8 @@ from fastlog.events.items import DONE, FAILED, HISTOGRAM, JOB, SCALAR, Item, Tag
 from fastlog.events.sinks.sink import InvalidItems, PartialWrite, Sink
 
 Listener = Callable[[Sequence[Item]], None]
+
+DROPPED_TAG = "fastlog/dropped"
 
 
 @dataclass
@@ -135,6 +138,23 @@ class Delivery:
             outcome.written += entries[:written]
             outcome.left += entries[written:]
             return
+
+
+class DropSeries:
+    """The series that counts the events that were dropped, in the first sink of a delivery."""
+
+    def __init__(self, delivery: Delivery, clock: Callable[[], float]) -> None:
+        self._delivery = delivery
+        self._clock = clock
+        self._reported = 0
+        self._reported_at = -math.inf
+
+    def report(self, total: int, every: float) -> None:
+        """Writes a new total where the last point is ``every`` seconds old. Raises what the sink raises."""
+        now = self._clock()
+        if total > self._reported and now >= self._reported_at + every:
+            self._delivery.report(DROPPED_TAG, total)
+            self._reported, self._reported_at = total, now
 
 
 class JobError(RuntimeError):

@@ -14,7 +14,7 @@ from typing import Literal
 
 from fastlog.common.notices import Notices
 from fastlog.events.backlog import Backlog
-from fastlog.events.delivery import Delivery, Outcome
+from fastlog.events.delivery import DROPPED_TAG, Delivery, DropSeries, Outcome
 from fastlog.events.items import DEVICE
 from fastlog.events.job_threads import JobThreads
 from fastlog.events.requests import Requests
@@ -28,8 +28,7 @@ _CHUNK_EVENTS, _CHUNK_BYTES = 1024, 1 << 20  # taken and written at a time
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0  # before a sink in trouble is tried again
 _CLOSE_PAUSE = 0.25  # the same while close() waits
 _LONGEST_WAIT = 3600.0  # threading refuses infinity
-_DROPPED_TAG = "fastlog/dropped"
-_DROPPED_SECS = 1.0  # at most one point of that series in this time
+_DROPPED_SECS = 1.0  # at most one point of the series of drops in this time
 
 
 @dataclass(frozen=True)
@@ -99,6 +98,7 @@ class Worker:
         self.backlog = Backlog(self.options.queue_events, self.options.queue_bytes)
         self.jobs = JobThreads(self.lock, self.backlog.aside, self._job_finished, self._may_start)
         self.delivery = Delivery()
+        self._drop_series = DropSeries(self.delivery, self.clock)
         self.notices = Notices(self.options.on_error)
         self.stalled = False
         self.thread: threading.Thread | None = None
@@ -112,8 +112,6 @@ class Worker:
         self._retry_at = -math.inf
         self._sync_first = False
         self._sync_due = math.inf
-        self._reported = 0  # of the drops, in their series
-        self._reported_at = -math.inf
         self.cpu_seconds = self.wall_seconds = 0.0
 
     def become_child(self) -> None:
@@ -377,15 +375,11 @@ class Worker:
     def _report_drops(self, every: float) -> None:
         with self.lock:
             total = self.backlog.total_dropped
-        now = self.clock()
-        if total > self._reported and now >= self._reported_at + every:
-            self.delivery.report(_DROPPED_TAG, total)
-            self._reported = total
-            self._reported_at = now
+        self._drop_series.report(total, every)
 
     def tell_drop(self, cause: str, message: str) -> None:
         """Warns, once per cause, that something was dropped."""
-        self.notices.tell(cause, f"fastlog: {message} stats() and the series {_DROPPED_TAG} count the drops.")
+        self.notices.tell(cause, f"fastlog: {message} stats() and the series {DROPPED_TAG} count the drops.")
         self._set_marks()
 
     def tell_total(self) -> None:
