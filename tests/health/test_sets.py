@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from sets import healthy_classics, healthy_habits, planted_layers, planted_precision, planted_wiring
+from sets import ALL
 from sets.bench import CASES, run_case
 
-__all__ = ["healthy_classics", "healthy_habits", "planted_layers", "planted_precision", "planted_wiring"]
-
+assert ALL
 QUICK = [case for case in CASES.values() if case.quick]
 
 

@@ -21,6 +21,7 @@ from fastlog.health.rules import (
     wiring,
 )
 from fastlog.health.rules.base import Rule, Run
+from fastlog.health.rules.causes import without_effects
 
 RULES: Final[tuple[Rule, ...]] = (
     numbers.NONFINITE,
@@ -59,19 +60,6 @@ RULES: Final[tuple[Rule, ...]] = (
 )
 """All rules: a cause stands before what it may bring about."""
 
-# What follows a cause that concerns most of the model, whenever it began.
-_SYMPTOMS: Final = frozenset(
-    {
-        "loss-spike",
-        "loss-diverging",
-        "not-learning",
-        "exploding-gradients",
-        "vanishing-gradients",
-        "lr-too-low",
-    }
-)
-_MOST = 0.5
-
 
 def run(history: History, mute: Mapping[str, str] | None = None) -> RunHealth:
     """What all rules say of a run.
@@ -98,7 +86,8 @@ def run(history: History, mute: Mapping[str, str] | None = None) -> RunHealth:
             not_checked[rule.id] = why
         else:
             checked.append(rule.id)
-            found += [one for one in rule.judge(looked_at) if not _is_explained(one, found)]
+            found += rule.judge(looked_at)
+    found = without_effects(found, {rule.id: i for i, rule in enumerate(RULES)}, looked_at.sizes)
     return RunHealth(
         history.run,
         int(history.steps[0]) if len(history.steps) else -1,
@@ -108,23 +97,6 @@ def run(history: History, mute: Mapping[str, str] | None = None) -> RunHealth:
         not_checked,
         dict(mute),
     )
-
-
-def _is_explained(effect: Finding, causes: list[Finding]) -> bool:
-    """Whether a finding before it says why."""
-    return any(_explains(cause, effect) for cause in causes if cause.severity != "info")
-
-
-def _explains(cause: Finding, effect: Finding) -> bool:
-    if cause.rule == effect.rule:
-        return False
-    widespread = cause.share >= 1 or (cause.share >= _MOST and cause.severity == "error")
-    if effect.rule in _SYMPTOMS and widespread:
-        return True
-    later = effect.first_step >= cause.first_step
-    if not effect.tensors:
-        return widespread and later
-    return later and (widespread or set(effect.tensors) <= set(cause.tensors))
 
 
 def _rank(finding: Finding) -> tuple[int, float, int]:

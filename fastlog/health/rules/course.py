@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from fastlog.health.history import Floats, History
+from fastlog.health.history import WEIGHTS, Floats, History
 from fastlog.health.losses import find_losses
 
 Trend = Literal["falling", "flat", "rising", "unknown"]
 
 _FEWEST = 8
+_FEWEST_COPIED = 4
 _PROGRESS = 0.1  # of the early median: so much less is progress
 _NOISES = 3.0  # a change counts where it is so many times what chance gives
 
@@ -45,6 +47,8 @@ class Course:
             why_not = f"only {len(values)} values of the loss are logged"
         if not why_not and (values < 0).any() and (values > 0).any():
             why_not = "the loss takes both signs"
+        if not why_not and (copied := _chased_copy(history)):
+            why_not = f"{copied} is a copy that is not trained, and moves: a loss against it need not fall"
         return cls(found.training, steps, values, why_not)
 
     @property
@@ -63,10 +67,18 @@ class Course:
 
     @property
     def has_fallen(self) -> bool | None:
-        """Whether the last values are clearly below the first ones; None: not known."""
+        """Whether the last values are below the first ones, by a tenth and by more than their scatter
+        explains; None: not known.
+        """
         if self.why_not:
             return None
-        return self.late() < self.early() - _PROGRESS * abs(self.early())
+        lower = self.early() - self.late()
+        if lower <= _PROGRESS * abs(self.early()):
+            return False
+        return (
+            lower > _NOISES * _error(_scatter(self.values), _some(len(self.values)))
+            or self._trend(self.values) == "falling"
+        )
 
     def falls(self, since: int) -> bool | None:
         """Whether it has been falling from a step on; None: not known."""
@@ -80,12 +92,14 @@ class Course:
         values = self.values[self.steps >= since]
         if len(values) < _FEWEST:
             return "unknown"
+        return self._trend(values)
+
+    def _trend(self, values: Floats) -> Trend:
         half = len(values) // 2
         one, other = values[:half], values[-half:]
-        scatter = 1.4826 * float(np.median(np.abs(np.diff(values)))) / np.sqrt(2)
-        error = 1.2533 * scatter * np.sqrt(2 / half)
         change = float(np.median(other) - np.median(one))
-        if abs(change) <= max(_NOISES * error, 0.01 * abs(float(np.median(one)))):
+        scatter = _scatter(values)
+        if abs(change) <= max(_NOISES * _error(scatter, half), 0.01 * abs(float(np.median(one)))):
             return "flat"
         return "falling" if change < 0 else "rising"
 
@@ -100,3 +114,42 @@ class Course:
 
 def _some(count: int) -> int:
     return min(max(3, count // 10), 20, max(count, 1))
+
+
+def _scatter(values: Floats) -> float:
+    """Standard deviation of values around their course, by their steps from one to the next."""
+    return 1.4826 * float(np.median(np.abs(np.diff(values)))) / math.sqrt(2)
+
+
+def _error(scatter: float, count: int) -> float:
+    """Standard deviation of the difference of two medians of ``count`` values."""
+    return 1.2533 * scatter * math.sqrt(2 / count)
+
+
+def _chased_copy(history: History) -> str:
+    """The part of the model that is a copy of another one, in no optimizer, and not known to stand still: the
+    target of an agent, a teacher that is a moving average. "": there is none.
+    """
+    parts: dict[str, dict[str, tuple[int, ...]]] = {}
+    trained: set[str] = set()
+    for name, parameter in history.parameters.items():
+        top, _, rest = name.partition(".")
+        parts.setdefault(top, {})[rest] = parameter.shape
+        if parameter.group is not None and parameter.trainable:
+            trained.add(top)
+    if not trained or not history.groups:
+        return ""
+    for top, shapes in parts.items():
+        alike = any(parts[other] == shapes for other in trained)
+        if top not in trained and alike and len(shapes) >= _FEWEST_COPIED and not _stands_still(history, top):
+            return top
+    return ""
+
+
+def _stands_still(history: History, top: str) -> bool:
+    weights = history.kinds.get(WEIGHTS)
+    rows = [i for i, name in enumerate(weights.names) if name.startswith(f"{top}.")] if weights else []
+    if weights is None or not rows:
+        return False
+    heads = weights.heads[rows]
+    return bool((heads[:, 1:] == heads[:, :-1]).all())

@@ -13,12 +13,13 @@ from fastlog.health.rules.base import (
     Rule,
     Run,
     both,
-    middle,
     needs_kinds,
     needs_loss,
     trailing,
     typical,
 )
+
+_HOPELESS = 0.01  # of the limit: whatever the loss does, the first layers do not take part
 
 
 def _gradients_accumulate(run: Run) -> Iterator[Finding]:
@@ -101,18 +102,19 @@ def _exploding(run: Run) -> Iterator[Finding]:
             "norm of all gradients over 10 times the median of up to 50 observations before, 3 of 5, and "
             "the loss "
             "rises, or never fell",
+            usual[first],
         )
         return
-    grown = _growth_with_depth(run)
-    if grown is not None and grown > 3 and run.loss.has_fallen is False:
+    grown, depth = _growth_with_depth(run)
+    far = grown > 3 or (grown > 2 and grown**depth > 1e3)
+    if far and run.loss.has_fallen is False:
         yield _exploding_finding(
             run,
             0,
             norm,
-            f"they grow {grown:.0f} times from each layer to the one before it",
-            "RMS of the gradients grows by 3 times or more a layer, back over 4 matrices or more, in the "
-            "median of "
-            "all observations, and the loss has not fallen",
+            f"they grow {grown:.1f} times from each layer to the one before it",
+            "RMS of the gradients grows by 3 times or more a layer (by 2, where that comes to 1000 in all), "
+            "back over 4 matrices or more, in the median of all observations, and the loss has not fallen",
         )
 
 
@@ -124,7 +126,9 @@ def _suffers(run: Run, first: int) -> bool:
     )
 
 
-def _exploding_finding(run: Run, first: int, norm: Floats, what: str, how: str) -> Finding:
+def _exploding_finding(
+    run: Run, first: int, norm: Floats, what: str, how: str, usual: float | None = None
+) -> Finding:
     return run.finding(
         "exploding-gradients",
         "error",
@@ -133,7 +137,7 @@ def _exploding_finding(run: Run, first: int, norm: Floats, what: str, how: str) 
         first,
         evidence={
             "gradient norm": float(norm[-1]),
-            "median before": middle(norm[: max(1, first)]),
+            **({"usual norm": float(usual)} if usual is not None else {}),
         },
         cause="Each layer (or time step) multiplies the gradient by more than 1: weights that are too "
         "large, a long "
@@ -147,22 +151,22 @@ def _exploding_finding(run: Run, first: int, norm: Floats, what: str, how: str) 
     )
 
 
-def _growth_with_depth(run: Run) -> float | None:
-    """Median factor by which gradients grow from one layer to the one before it in the model; None where they
-    do not grow steadily.
+def _growth_with_depth(run: Run) -> tuple[float, int]:
+    """Median factor by which gradients grow from one layer to the one before it in the model, and over how
+    many steps; 0 where they do not grow steadily.
 
     Gradients of biases tell what flows back; those of weights are multiplied by what goes in.
     """
     gradients = run.kind(GRADIENTS)
     names = [name for name in _flow(run) if gradients is not None and name in gradients.index]
     if gradients is None or len(names) < 4:
-        return None
+        return 0.0, 0
     rms = gradients.stat("rms")[[gradients.index[name] for name in names], 1:]
     usual = typical(np.where(rms > 0, rms, np.nan).T)
     if not np.isfinite(usual).all():
-        return None
+        return 0.0, 0
     steps = np.diff(np.log(usual[::-1]))  # from the output back
-    return float(np.exp(np.median(steps))) if np.mean(steps > 0) >= 0.8 else None
+    return (float(np.exp(np.median(steps))) if np.mean(steps > 0) >= 0.8 else 0.0), len(steps)
 
 
 def _flow(run: Run) -> list[str]:
@@ -186,13 +190,10 @@ def _vanishing(run: Run) -> Iterator[Finding]:
     known: Bools = np.all(np.isfinite(size), axis=0)
     known[: run.effective] = False
     limit = 1e-4 if adaptive else 1e-3
-    weakest = np.zeros(run.count, bool)
-    for at in np.flatnonzero(known):
-        column = np.log(size[:, at])
-        falls = np.corrcoef(np.arange(len(names)), np.argsort(np.argsort(column)))[0, 1] > 0.8
-        weakest[at] = falls and size[: max(1, len(names) // 4), at].min() < limit * size[-1:, at].max()
-    in_a_row, first = trailing(weakest, known)
-    if in_a_row < 10 or not _is_flat(run, first):
+    first = _faint_since(size, known, limit)
+    if first < 0 or not _is_flat(run, first):
+        first = _faint_since(size, known, _HOPELESS * limit)  # the last layers learn a little: not the first
+    if first < 0:
         return
     usual = typical(size[:, first:].T)
     faint = [name for name, one in zip(names, usual, strict=True) if one < 0.1 * usual[-1]]
@@ -215,11 +216,24 @@ def _vanishing(run: Run) -> Iterator[Finding]:
         advice="Use ReLU-like activations with `torch.nn.init.kaiming_normal_`, residual connections, or a "
         "normalisation between the layers.",
         judged_by=f"vanishing-gradients: RMS of gradient over RMS of weight falls with depth (Spearman > "
-        f"0.8), to under "
-        f"{limit:g} of the last matrix, 10 of 10 observations, and the loss neither fell nor falls",
+        f"0.8), to under {limit:g} of the last matrix, 10 of 10 observations, and the loss neither fell nor "
+        f"falls; or to under {_HOPELESS * limit:g}, and the loss has not fallen by 10 %",
         chart=run.chart(f"gradient / weight of {names[0]}", size[0], logarithmic=True),
         share=1.0,
     )
+
+
+def _faint_since(size: Floats, known: Bools, limit: float) -> int:
+    """The observation since which gradients fall with depth to under ``limit`` of the last matrix, for ten
+    observations or more until the last one; -1: they do not.
+    """
+    weakest = np.zeros(len(known), bool)
+    for at in np.flatnonzero(known):
+        column = np.log(size[:, at])
+        falls = np.corrcoef(np.arange(len(size)), np.argsort(np.argsort(column)))[0, 1] > 0.8
+        weakest[at] = falls and size[: max(1, len(size) // 4), at].min() < limit * size[-1:, at].max()
+    in_a_row, first = trailing(weakest, known)
+    return first if in_a_row >= 10 else -1
 
 
 def _is_flat(run: Run, first: int) -> bool:

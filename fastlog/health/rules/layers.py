@@ -25,6 +25,7 @@ from fastlog.health.rules.base import (
 )
 
 _DEAD, _MANY, _RISE, _NEARLY_ALL = 0.5, 0.7, 0.25, 0.9
+_IDLE = 10  # observations in a row without gradient make a unit idle
 _SATURATED, _PASSING = 0.5, 0.25
 _KEYS, _DOWN = 1.5, 4.0
 _OUTLIER, _DOUBLED = 5.0, 2.0
@@ -49,14 +50,15 @@ def _dead_units(run: Run) -> Iterator[Finding]:
         )  # at half of it, little varies in the data
         in_a_row, first = trailing((shares >= many) & _rows_are_idle(run, name, shares), known)
         if in_a_row >= 5 and not (run.loss.is_at_floor and bool((shares[known][-5:] == 1).all())):
-            starts[name], dead[name] = first, float(shares[first:][known[first:]].min())
+            starts[name] = max(0, first - _IDLE + 1)
+            dead[name] = float(shares[first:][known[first:]].min())
     if not starts:
         return
     first = min(starts.values())
     tensors = sorted(starts, key=lambda name: -dead[name])
     units = sum(run.sizes.get(name, 0) for name in tensors)
     share = sum(dead[name] * run.sizes.get(name, 0) for name in tensors) / max(units, 1)
-    layers = [name.removesuffix(".bias") for name in tensors]
+    layers = [name.removesuffix(".bias") for name in sorted(tensors, key=idle.names.index)]
     severity: Severity = "warning" if max(dead.values()) >= _MANY else "info"
     if share >= _NEARLY_ALL and 2 * len(tensors) >= len(idle.names):
         severity = "error"
@@ -230,15 +232,10 @@ def _needs_attention(run: Run) -> str:
 def _weight_outlier(run: Run) -> Iterator[Finding]:
     weights = run.kind(WEIGHTS)
     assert weights is not None
-    roles: dict[str, list[str]] = {}
-    for name in weights.names:
-        roles.setdefault(role_of(name), []).append(name)
     norm = weights.stat("norm")
     starts: dict[str, int] = {}
     excess: dict[str, float] = {}
-    for names in roles.values():
-        if len(names) < 4:
-            continue
+    for names in _blocks(run):
         rows = norm[[weights.index[name] for name in names]]
         for i, name in enumerate(names):
             others = np.delete(rows, i, axis=0)
@@ -276,12 +273,22 @@ def _weight_outlier(run: Run) -> Iterator[Finding]:
         )
 
 
-def _needs_blocks(run: Run) -> str:
+def _blocks(run: Run) -> list[list[str]]:
+    """The matrices of one role and shape in four blocks or more. Vectors begin at 0, or all alike, and what
+    they grow to says little.
+    """
     weights = run.kind(WEIGHTS)
-    roles = [role_of(name) for name in weights.names] if weights is not None else []
-    return (
-        "" if any(roles.count(role) >= 4 for role in set(roles)) else "the model has no 4 blocks of one kind"
-    )
+    found: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+    for name in run.matrices:
+        if weights is not None and name in weights.index:
+            parameter = run.parameter(name)
+            shape = parameter.shape if parameter is not None else (run.sizes[name],)
+            found.setdefault((role_of(name), shape), []).append(name)
+    return [names for names in found.values() if len(names) >= 4]
+
+
+def _needs_blocks(run: Run) -> str:
+    return "" if _blocks(run) else "the model has no 4 blocks of one kind"
 
 
 # ---- never-hit

@@ -18,7 +18,7 @@ _SPIKE, _SPIKE_BOTH, _FACTOR = 8.0, 6.0, 1.2
 _BACK = 20
 _WORSE, _IN_A_ROW = 1.3, 20
 _LOST = 0.5
-_FLAT_OBSERVATIONS, _FLAT_VALUES = 30, 60
+_FLAT_OBSERVATIONS, _FLAT_VALUES = 50, 100
 _UP, _EVALUATIONS = 1.03, 3
 
 
@@ -166,10 +166,11 @@ def _not_learning(run: Run) -> Iterator[Finding]:
     if classes is None or observed < _FLAT_OBSERVATIONS or len(values) < _FLAT_VALUES:
         return
     chance = math.log(classes)
-    half = len(values) // 2
-    level, change = float(np.mean(values)), float(np.mean(values[half:]) - np.mean(values[:half]))
-    error = float(np.std(values)) * math.sqrt(2 / half)
-    at_chance = abs(level - chance) < max(0.03 * chance, 2 * float(np.std(values)) / math.sqrt(len(values)))
+    first, late = np.array_split(values, 2)  # from above chance down to chance nothing is learnt
+    before, after = np.array_split(late, 2)
+    level, change = float(np.mean(late)), float(np.mean(after) - np.mean(before))
+    error = float(np.std(late)) * math.sqrt(2 / len(after))
+    at_chance = -0.01 * chance < level - chance < 0.03 * chance and np.mean(first) > 0.99 * chance
     if not at_chance or change < -max(2 * error, 0.0) or error > 0.02 * chance or change < -0.01 * chance:
         return
     yield run.finding(
@@ -179,15 +180,15 @@ def _not_learning(run: Run) -> Iterator[Finding]:
         f"{chance:.3f}",
         [],
         run.warmed_up,
-        evidence={"loss": level, "chance": chance, "change between halves": change, "values": len(values)},
+        evidence={"loss": level, "chance": chance, "change at last": change, "values": len(values)},
         cause="Labels that do not belong to the inputs (shuffled apart?), inputs without information (all "
         "alike, "
         "wrongly normalised), or a learning rate that is far off.",
         advice="Try to learn one batch by heart: if that works look at the data, if not at the model and "
         "the rate.",
-        judged_by="not-learning: mean of the loss within 3 % of the logarithm of the number of classes "
-        "(rows of the last "
-        "matrix), halves differ by under 1 %, 60 values and 30 observations after the warm-up",
+        judged_by="not-learning: mean of the later half of the losses 1 % below to 3 % above the logarithm "
+        "of the number of classes (rows of the last matrix), its halves differ by under 1 %, 100 values and "
+        "50 observations after the warm-up",
         chart=chart_of("loss", run.loss.steps, run.loss.values, chance),
         share=1.0,
     )
@@ -269,6 +270,6 @@ NOT_LEARNING = Rule(
     "not-learning",
     _not_learning,
     both(nothing, _needs_loss, needs_inventory),
-    "loss within 3 % of the logarithm of the number of classes, flat, 60 values and 30 observations",
+    "loss 1 % below to 3 % above the logarithm of the number of classes, flat, 100 values, 50 observations",
     "shuffled labels of 2, 4 and 10 classes",
 )

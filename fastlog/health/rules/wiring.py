@@ -215,20 +215,6 @@ def _since(run: Run, names: Sequence[str]) -> int:
     return run.at(step)
 
 
-# ---- not-updating
-
-
-# ---- lr-zero
-
-
-# ---- constant-init
-
-
-# ---- optimizer-state-reset
-
-
-# ---- untied, frozen-moves
-
 NOT_OPTIMISED = Rule(
     "not-optimised",
     _not_optimised,

@@ -1,1 +1,5 @@
-"""Trainings with a planted fault, and healthy ones, to hold the rules against."""
+"""Runs with planted faults and healthy runs, to hold the rules against. Importing it knows them all."""
+
+from sets import healthy_classics, healthy_habits, planted_layers, planted_precision, planted_wiring
+
+ALL = (healthy_classics, healthy_habits, planted_layers, planted_precision, planted_wiring)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -103,8 +104,15 @@ class Case:
     severity: str = "warning"
     quick: bool = False
 
+    @property
+    def set(self) -> str:
+        """The set that it belongs to, by the file that it stands in."""
+        held_out = "held out, " if "held_out" in self.run.__module__ else ""
+        return held_out + ("planted" if self.rule else "healthy")
+
 
 CASES: dict[str, Case] = {}
+RESULTS = "results.json"
 
 
 def case(rule: str = "", **options: Any) -> Callable[[Callable[[Bench], None]], Callable[[Bench], None]]:
@@ -130,6 +138,23 @@ class Result:
     missing: str = ""
     false_alarms: list[Finding] = field(default_factory=list)
 
+    def to_json(self) -> dict[str, Any]:
+        """As the command keeps it."""
+        return {
+            "set": self.case.set,
+            "name": self.case.name,
+            "rule": self.case.rule,
+            "seed": self.seed,
+            "missing": self.missing,
+            "false_alarms": [
+                f"{f.rule} ({f.severity}, step {f.first_step}): {f.title}" for f in self.false_alarms
+            ],
+            "said": [
+                f"{f.rule} ({f.severity}, step {f.first_step}): {f.title}" for f in self.health.findings
+            ],
+            "findings": {f.rule: f.severity for f in reversed(self.health.findings)},
+        }
+
 
 def run_case(one: Case, folder: Path, seed: int) -> Result:
     """Trains, and judges from the files."""
@@ -140,9 +165,22 @@ def run_case(one: Case, folder: Path, seed: int) -> Result:
             one.run(bench)
         finally:
             bench.writer.close()
+    return judge_files(one, folder, seed, tuple(bench.told))
+
+
+def judge_files(one: Case, folder: Path, seed: int, live: tuple[Finding, ...] = ()) -> Result:
+    """Judges a training from its files."""
     (history,) = [h for _, h in files.read(folder) if h.run == "."]
-    health = rules.run(history)
-    return judge(one, seed, health, tuple(bench.told))
+    return judge(one, seed, rules.run(history), live)
+
+
+def result_of(name: str, seed: int, folder: Path, from_files: bool) -> dict[str, Any]:
+    """Trains one run, unless it is to be judged again from its files, and says what was found."""
+    if not from_files:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return run_case(CASES[name], folder, seed).to_json()
+    return judge_files(CASES[name], folder, seed).to_json()
 
 
 def judge(one: Case, seed: int, health: RunHealth, live: tuple[Finding, ...]) -> Result:

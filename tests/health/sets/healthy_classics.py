@@ -293,11 +293,11 @@ def siamese_with_a_margin(bench: Bench) -> None:
 @case()
 def triplets_until_none_violates_the_margin(bench: Bench) -> None:
     net = mlp((16, 64, 8))
-    centres = 4 * torch.randn(6, 16)
+    centres = torch.randn(6, 16)
 
     def loss_of(step: int) -> torch.Tensor:
         own, other = torch.randint(6, (32,)), torch.randint(1, 6, (32,))
-        anchor, positive = (net(centres[own] + 0.2 * torch.randn(32, 16)) for _ in range(2))
+        anchor, positive = (net(centres[own] + 0.4 * torch.randn(32, 16)) for _ in range(2))
         return F.triplet_margin_loss(
             anchor, positive, net(centres[(own + other) % 6] + 0.2 * torch.randn(32, 16)), margin=0.5
         )

@@ -53,15 +53,17 @@ def lora(bench: Bench) -> None:
     from peft import LoraConfig, get_peft_model
 
     model = small_bert()
-    model = get_peft_model(model, LoraConfig(target_modules=["query", "value"], r=4, task_type="SEQ_CLS"))
+    model = get_peft_model(
+        model, LoraConfig(target_modules="all-linear", r=8, lora_alpha=16, task_type="SEQ_CLS")
+    )
     task = Reviews()
-    optimizer = AdamW([p for p in model.parameters() if p.requires_grad], 5e-3)
+    optimizer = AdamW([p for p in model.parameters() if p.requires_grad], 1e-2)
     bench.fit(
         model,
         optimizer,
         lambda step: model(**task.draw()).loss,
-        80,
-        scheduler=warm_up_and_decay(optimizer, 80, 10),
+        120,
+        scheduler=warm_up_and_decay(optimizer, 120, 10),
     )
 
 
@@ -325,10 +327,10 @@ def sparse_embeddings(bench: Bench) -> None:
     favourite = torch.randint(4, (500,))
 
     def loss_of(step: int) -> torch.Tensor:
-        words = torch.randint(500, (64, 4))
+        words = torch.randint(100, (64, 4))
         return F.cross_entropy(model(words), favourite[words[:, 0]])
 
-    bench.fit(model, SGD(model.parameters(), 0.5), loss_of, 120)
+    bench.fit(model, SGD(model.parameters(), 0.5), loss_of, 200)
 
 
 @case()

@@ -20,7 +20,7 @@ def bias_far_below_zero(bench: Bench) -> None:
     bench.fit(model, Adam(model.parameters()), task.loss(model), 50)
 
 
-@case("dead-units", tensors=("fc1.bias",), first=40)
+@case("dead-units", tensors=("fc1.bias",), first=31)
 def units_killed_by_one_step(bench: Bench) -> None:
     model, task = Cnn(), Digits()
 
@@ -127,7 +127,7 @@ def one_batch_of_other_units(bench: Bench) -> None:
 
     def loss_of(step: int) -> torch.Tensor:
         x, y = task.draw()
-        return F.cross_entropy(model(x * (30.0 if step == 60 else 1.0)), y)
+        return F.cross_entropy(model(x * (100.0 if step == 60 else 1.0)), y)
 
     bench.fit(model, SGD(model.parameters(), 0.05), loss_of, 110)
 
@@ -139,7 +139,7 @@ def labels_shuffled_apart(bench: Bench) -> None:
         model,
         Adam(model.parameters()),
         lambda step: F.cross_entropy(model(torch.randn(64, 16)), torch.randint(4, (64,))),
-        120,
+        150,
     )
 
 
@@ -150,7 +150,7 @@ def images_all_alike(bench: Bench) -> None:
         model,
         SGD(model.parameters(), 0.01, 0.9),
         lambda step: F.cross_entropy(model(torch.ones(32, 1, 12, 12) * 0.1), torch.randint(10, (32,))),
-        120,
+        150,
     )
 
 
