@@ -34,12 +34,16 @@ class Merged(NamedTuple):
         differing: by name those of which two ranks hold the same part with other values, with the ranks.
         incomplete: names of those that are not among the ``records``, because not all parts came.
         alike: by name those of which two ranks hold different parts with the same values, with the ranks.
+        compared: kinds of which some tensors, or parts, have come from several ranks.
+        divided: kinds of which some tensors have parts on several ranks.
     """
 
     records: list[Record]
     differing: dict[str, tuple[int, int]]
     incomplete: list[str]
     alike: dict[str, tuple[int, int]]
+    compared: frozenset[str] = frozenset()
+    divided: frozenset[str] = frozenset()
 
 
 def encode(records: Sequence[Record], numbers: dict[str, float]) -> bytes:
@@ -63,6 +67,7 @@ def merge(by_rank: Mapping[int, Iterable[Record]]) -> Merged:
     """The parts of each kind and name, put together; each part once."""
     found: dict[tuple[str, str], _Parts] = {}
     differing: dict[str, tuple[int, int]] = {}
+    compared: set[str] = set()
     for rank, records in by_rank.items():
         for kind, name, record, part, whole in records:
             packed = bytes(record)
@@ -71,7 +76,9 @@ def merge(by_rank: Mapping[int, Iterable[Record]]) -> Merged:
                 holder, summaries = parts.held.setdefault(part, (rank, []))
                 if holder == rank:
                     summaries.append(packed)
-                elif packed not in summaries:
+                    continue
+                compared.add(kind)
+                if packed not in summaries:
                     differing.setdefault(f"{kind}/{name}", (holder, rank))
     merged, incomplete = [], []
     alike: dict[str, tuple[int, int]] = {}
@@ -85,7 +92,8 @@ def merge(by_rank: Mapping[int, Iterable[Record]]) -> Merged:
             merged.append(Record(kind, name, packed))
         else:
             incomplete.append(f"{kind}/{name}")
-    return Merged(merged, differing, incomplete, alike)
+    divided = frozenset(kind for (kind, _), parts in found.items() if len(parts.held) > 1)
+    return Merged(merged, differing, incomplete, alike, frozenset(compared), divided)
 
 
 class _Parts:

@@ -133,11 +133,12 @@ class Live:
             self._saturation.learn(note.inventory.modules)
         if ACTIVATIONS in logged.kinds:
             measures |= self._saturation.measures(*logged.kinds[ACTIVATIONS])
-        for measure, found in (
-            ("replicas_differ", logged.merged.differing),
-            ("replicas_alike", logged.merged.alike),
+        merged = logged.merged
+        for measure, found, was_compared in (
+            ("replicas_differ", merged.differing, bool(merged.compared)),
+            ("replicas_alike", merged.alike, ACTIVATIONS in merged.divided),
         ):
-            if found:
+            if was_compared:
                 measures[measure] = tuple(found), np.ones(len(found))
         lr = tuple(np.nan if (value := number(one)) is None else value for one in note.lr)
         return Observation(

@@ -70,6 +70,9 @@ class Taps:
         self.seen = []
         self._called = False
 
+    def before(self, module: nn.Module) -> None:
+        """A module is about to run."""
+
     def see(self, module: nn.Module, name: str, output: Any) -> None:
         """A module has run."""
         with self._recorder.guarded():

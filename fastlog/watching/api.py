@@ -141,7 +141,7 @@ def watch(
         mute: findings that are meant to be so: reasons by rule, as in ``{"no-gradient": "frozen so far"}``;
             ``"RULE:REGULAR EXPRESSION"`` for some tensors.
         on_finding: gets each finding when the next step begins, on the thread that trains, and may raise to
-            stop it.
+            stop it; those of the last steps from ``close`` of the writer.
         loss: tag of the loss among the scalars of this writer; None: as usual (``loss``, ``train/loss``).
 
     Raises:
@@ -195,6 +195,8 @@ def watch(
     prefixes.enter(watcher, model, writer, plan.log, asked_prefix, begin)
     if earlier is not None:
         watcher.follow(earlier)
+    if health:
+        watcher.time_ranks(model)
     if health and writer.outbox.writes and (together is None or together.is_first):
         judge(watcher, model, writer, optimizers, plan, mute or {}, on_finding, loss)
     if not merged:  # else other ranks may have what this one has not

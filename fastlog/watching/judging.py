@@ -51,4 +51,4 @@ def judge(
     live = Live(writer.outbox.bad_values.tell, weakly(watcher.hurry, None), mute, on_finding, loss)
     watcher.on_moment(Attendant(live, notebook))
     writer.outbox.on_items(live.scalars)
-    writer.outbox.on_close(live.last_words)
+    writer.outbox.on_close(live.last_words, live.announce)

@@ -15,6 +15,9 @@ from torch import nn
 class Listener(Protocol):
     """Who sees outputs. Not kept alive."""
 
+    def before(self, module: nn.Module) -> None:
+        """A module is about to run, or a replica of it. Does not raise."""
+
     def see(self, module: nn.Module, name: str, output: Any) -> None:
         """A module has run, or a replica of it. Does not raise."""
 
@@ -59,12 +62,17 @@ class Tap:
         module: Any = caller.f_locals.get("self")  # the module, or a replica of it by DataParallel
         if not isinstance(module, nn.Module) or _tap_of(module) is not self:
             module = self._module()
+        if torch.compiler.is_compiling() or torch._C._get_tracing_state():
+            return module._call_impl(*args, **kwargs)
+        for listener, _ in self._present():
+            listener.before(module)
         output = module._call_impl(*args, **kwargs)
-        if not (torch.compiler.is_compiling() or torch._C._get_tracing_state()):
-            for reference, name in list(self._listeners.items()):
-                if (listener := reference()) is not None:
-                    listener.see(module, name, output)
+        for listener, name in self._present():
+            listener.see(module, name, output)
         return output
+
+    def _present(self) -> list[tuple[Listener, str]]:
+        return [(one, name) for ref, name in list(self._listeners.items()) if (one := ref()) is not None]
 
 
 def listen(module: nn.Module, listener: Listener, name: str) -> None:

@@ -20,6 +20,7 @@ from fastlog.watching.budget import Budget
 from fastlog.watching.moment import MomentReader
 from fastlog.watching.observers import Observer
 from fastlog.watching.optimizer_step import is_nested, then_once
+from fastlog.watching.pace import Pace
 from fastlog.watching.plan import Plan
 from fastlog.watching.ranks import Ranks
 from fastlog.watching.reading import Moment
@@ -67,6 +68,7 @@ class Watcher:
         self._taps: Taps | None = None
         if kinds := plan.log & {series.ACTIVATIONS, series.ACTIVATION_GRADIENTS}:
             self._taps = Taps(model, plan.names, plan.modules, kinds, self._recorder)
+        self._pace: Pace | None = None
         self._watchdog = Watchdog(model, optimizers, self._steps, self._voice) if plan.log else None
         self._handles = [
             handle
@@ -177,6 +179,11 @@ class Watcher:
         if self._ranks is not None:
             self._ranks.note(numbers)
 
+    def time_ranks(self, model: nn.Module) -> None:
+        """As ``rank_scalars``, of the time that each rank takes before its forward passes."""
+        if self._ranks is not None:
+            self._pace = Pace(model, self._ranks.note)
+
     def remove(self) -> None:
         """Takes all hooks away; what has been read of an unfinished step is logged. Safe to call twice."""
         if self._is_removed:
@@ -188,6 +195,8 @@ class Watcher:
         self._forget_activations()
         self._taps = None
         self._reader.observers.end()
+        if self._pace is not None:
+            self._pace.end()
         if self._ranks is not None:
             self._ranks.end()
         if self._watchdog is not None:
@@ -247,8 +256,10 @@ class Watcher:
             self._finish()
         steps = self._steps
         steps.number += 1
-        if self._taps is not None and steps.number >= steps.due:
+        if steps.number >= steps.due:
             self._arm()
+            if self._pace is not None:
+                self._pace.begin()
 
     def _look_before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         with self._recorder.guarded():

@@ -80,7 +80,7 @@ class Outbox:
         self._sink: Sink | None = None
         self._before_close: dict[object, Callable[[], object]] = {}
         self._listeners: list[Callable[[Sequence[Item]], None]] = []
-        self._last_words: list[Callable[[], Sequence[Item]]] = []
+        self._last_words: list[tuple[Callable[[], Sequence[Item]], Callable[[], None]]] = []
         forks.register(self)
 
     # ---- files
@@ -266,9 +266,11 @@ class Outbox:
             if self._queue is not None and self._sink is not None:
                 self._queue.listen(self._sink, listener)
 
-    def on_close(self, last_words: Callable[[], Sequence[Item]]) -> None:
-        """What ``last_words`` makes on the worker is logged by ``close`` before anything is closed."""
-        self._last_words.append(last_words)
+    def on_close(self, last_words: Callable[[], Sequence[Item]], afterwards: Callable[[], None]) -> None:
+        """What ``last_words`` makes on the worker is logged by ``close`` before anything is closed.
+        ``afterwards`` is called when all is, on the thread that closes; what it raises, that thread gets.
+        """
+        self._last_words.append((last_words, afterwards))
 
     def before_close(self, callback: Callable[[], object]) -> Callable[[], object]:
         """Each ``close`` begins with the callback, until what is returned is called."""
@@ -293,8 +295,9 @@ class Outbox:
 
     def close(self, timeout: float | None = None) -> None:
         """See ``AsyncQueue.close``. Logging afterwards opens a new file."""
-        if self.all_writers is not None:
-            for last_words in self._last_words:
+        was_open = self.all_writers is not None
+        if was_open:
+            for last_words, _ in self._last_words:
                 self.main().put((JOB, last_words, 0, True, "the last events of a writer"), 0, True)
         with self._lock:
             self.is_closed = True
@@ -308,6 +311,9 @@ class Outbox:
             self._queue.close(timeout)
         self.bad_values.tell_total()
         self.bad_values.warn()
+        if was_open:
+            for _, afterwards in self._last_words:
+                afterwards()
 
     def queue_stats(self) -> dict[str, Any]:
         """See ``AsyncQueue.stats``; empty before the first event."""

@@ -43,7 +43,7 @@ def parts(draw) -> torch.Tensor:
 def test_parts_of_the_ranks_are_the_whole(tensors) -> None:
     whole = torch.cat([tensor.double() for tensor in tensors])
     ranks = [[Record("weights", "w", summary_of(t).to_packed(), i)] for i, t in enumerate(tensors)]
-    merged, differing, incomplete, _ = merge(dict(enumerate(ranks)))
+    merged, differing, incomplete, *_ = merge(dict(enumerate(ranks)))
     assert not differing and not incomplete
     if not whole.numel():
         assert merged == []
@@ -83,7 +83,7 @@ def packed(value: float) -> bytes:
 
 def test_a_part_that_several_ranks_hold_counts_once() -> None:
     nothing = summary_of(torch.empty(0)).to_packed()
-    merged, differing, _, alike = merge(
+    merged, differing, _, alike, compared, divided = merge(
         {
             2: [Record("weights", "a", nothing, 0), Record("weights", "norm", packed(5.0))],
             3: [Record("weights", "a", packed(1.0), 0), Record("weights", "norm", packed(5.5))],
@@ -92,7 +92,7 @@ def test_a_part_that_several_ranks_hold_counts_once() -> None:
         }
     )
     assert differing == {"weights/norm": (2, 3)}
-    assert alike == {}
+    assert alike == {} and (compared, divided) == ({"weights"}, {"weights"})
     assert [(record.name, TensorSummary.from_packed(record.packed).num) for record in merged] == [
         ("a", 2),
         ("norm", 1),
@@ -116,6 +116,7 @@ def test_parts_of_two_ranks_with_the_same_values_are_told() -> None:
     seen = {0: packed(1.0), 3: packed(2.0), 4: packed(1.0), 5: packed(2.0)}
     merged = merge({rank: [Record("activations", "stem", p, rank)] for rank, p in seen.items()})
     assert merged.alike == {"activations/stem": (0, 4)}
+    assert (merged.compared, merged.divided) == (set(), {"activations"})
     assert TensorSummary.from_packed(merged.records[0].packed).num == 4
 
 
