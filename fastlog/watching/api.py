@@ -168,7 +168,7 @@ def watch(
     if merged and share is not None:
         raise ValueError("budget: ranks that log together have to log the same steps; choose every")
     step, asked_prefix = checked_callable("step", step), checked_prefix(prefix)
-    shape = series.Shape(
+    options = series.SeriesOptions(
         bool(histograms),
         checked_names("scalars", scalars, STATS),
         checked_names("tensor_scalars", tensor_scalars, STATS),
@@ -181,7 +181,7 @@ def watch(
         None if modules is None else selection.Names(modules, None),
         frozen,
         checked_number("snapshot_bytes", snapshot_bytes, least=0),
-        shape,
+        options,
     )
     if merge is None and not merged and ranks.is_later_replica(model):
         nothing = replace(plan, log=frozenset())
@@ -189,7 +189,7 @@ def watch(
     watchdog.settle(model)
     begin, earlier = prefixes.settle(model, writer, plan.log, asked_prefix, voice)
     hidden = frozenset({series.WEIGHTS}) - plan.log
-    plan = replace(plan, shape=replace(shape, hidden=hidden, prefix=begin and f"{begin}/"))
+    plan = replace(plan, options=replace(options, hidden=hidden, prefix=begin and f"{begin}/"))
     together = ranks.together(model, writer, merged, merge_timeout, check_replicas, begin)
     watcher = Watcher(model, writer, optimizers, plan, Budget(every, offset, share, clock), step, together)
     prefixes.enter(watcher, model, writer, plan.log, asked_prefix, begin)

@@ -22,8 +22,8 @@ def doubts(model: nn.Module, optimizers: Sequence[Optimizer], plan: Plan) -> Ite
         yield from _of_parameters(model, plan)
     if plan.log & _OF_MODULES:
         yield from _of_modules(model, plan)
-    shape = plan.shape
-    if not (shape.histograms or shape.scalars or shape.tensor_scalars):
+    options = plan.options
+    if not (options.histograms or options.scalars or options.tensor_scalars):
         yield "nothing will be logged with histograms=False, scalars=() and tensor_scalars=(). Choose one"
 
 

@@ -16,4 +16,4 @@ class Plan:
     modules: selection.Names | None
     frozen: bool
     snapshot_bytes: int
-    shape: series.Shape
+    options: series.SeriesOptions

@@ -19,7 +19,7 @@ from fastlog.watching.budget import Budget
 from fastlog.watching.observers import Observers
 from fastlog.watching.ranks import Ranks
 from fastlog.watching.reading import Moment, Reading
-from fastlog.watching.series import Shape
+from fastlog.watching.series import SeriesOptions
 from fastlog.watching.voice import Voice
 from fastlog.writer import SummaryWriter, arguments
 from fastlog.writer.bad_values import kind_of
@@ -120,7 +120,9 @@ class Recorder:
             return False
         return True
 
-    def log(self, moment: Moment, scalars: dict[str, float], shape: Shape, observers: Observers) -> None:
+    def log(
+        self, moment: Moment, scalars: dict[str, float], options: SeriesOptions, observers: Observers
+    ) -> None:
         """Puts a logged step into the queue; where ranks log together, once it is merged."""
         if self._outbox.is_closed:
             self._outbox.bad_values.tell(
@@ -139,13 +141,13 @@ class Recorder:
                 scalars | of_ranks,
                 step,
                 wall_time,
-                shape,
+                options,
                 observers.of_step(moment.step, wall_time, moment.noted, merged),
                 partial(self._tell_nonfinite, quiet),
             )
             nbytes = sum(len(record.packed) + _RECORD_BYTES for record in merged.records)
             on_device = any(type(record.packed) is not bytes for record in merged.records)
-            tags = partial(series.tags, merged.records, shape)
+            tags = partial(series.tags, merged.records, options)
             job = (JOB, run, nbytes, True, "fastlog.watch", DEVICE if on_device else None, tags)
             outbox.main().put(job, nbytes, True, began)
 

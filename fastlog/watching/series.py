@@ -55,7 +55,7 @@ Observe = Callable[[dict[str, Summaries]], list[Item]]
 
 
 @dataclass(frozen=True)
-class Shape:
+class SeriesOptions:
     """Which events a summary turns into.
 
     Attributes:
@@ -78,12 +78,12 @@ class Shape:
     prefix: str = ""
 
 
-def tags(records: Sequence[Record], shape: Shape) -> set[str]:
+def tags(records: Sequence[Record], options: SeriesOptions) -> set[str]:
     """What the tags of ``items`` begin with; those of observers with "fastlog/", whatever the prefix."""
-    if shape.prefix:
-        return {"fastlog/", clean_tag(shape.prefix.partition("/")[0]) + "/"}
+    if options.prefix:
+        return {"fastlog/", clean_tag(options.prefix.partition("/")[0]) + "/"}
     kinds = {record.kind for record in records}
-    stats = {*shape.scalars, *shape.tensor_scalars}
+    stats = {*options.scalars, *options.tensor_scalars}
     scalars = [f"{_SINGULAR.get(kind, kind)}_{stat}" for kind in kinds for stat in stats]
     return {clean_tag(f"{head}/") for head in (*kinds, *scalars, "update_ratio", "fastlog")}
 
@@ -93,7 +93,7 @@ def items(
     extra: dict[str, float],
     step: int | None,
     wall_time: float,
-    shape: Shape,
+    options: SeriesOptions,
     observers: Sequence[Observe] = (),
     tell: Callable[[str, str], object] = lambda kind, text: None,
 ) -> list[Item]:
@@ -106,9 +106,9 @@ def items(
     heads_of: dict[str, dict[str, Any]] = {}
     kinds = {kind: _summaries(named) for kind, named in _by_kind(records).items()}
     for kind, (names, heads, packed) in kinds.items():
-        wider_names, wider = _wider(names, heads, shape.group)
+        wider_names, wider = _wider(names, heads, options.group)
         heads_of[kind] = dict(zip(names + wider_names, np.concatenate([heads, wider]), strict=True))
-        if kind in shape.hidden:
+        if kind in options.hidden:
             continue
         if kind == UPDATES:  # of a part of the tensors only, perhaps: then layers and model are not whole
             whole = [
@@ -117,22 +117,22 @@ def items(
                 if heads_of[WEIGHTS][n]["num"] == heads_of[UPDATES][n]["num"]
             ]
             wider_names, wider = [wider_names[i] for i in whole], wider[whole]
-        shown = _stand_out(heads, shape.top_k)
+        shown = _stand_out(heads, options.top_k)
         shown_names = [names[i] for i in shown]
-        if shape.histograms:
-            tags = [clean_tag(f"{shape.prefix}{kind}/{name}") for name in shown_names]
+        if options.histograms:
+            tags = [clean_tag(f"{options.prefix}{kind}/{name}") for name in shown_names]
             made += [(HISTOGRAM, tags[n], packed[i], step, wall_time) for n, i in enumerate(shown)]
         title = _SINGULAR.get(kind, kind)
-        scalars |= _scalars(title, shown_names, heads[shown], shape.tensor_scalars)
-        scalars |= _scalars(title, wider_names, wider, shape.scalars)
+        scalars |= _scalars(title, shown_names, heads[shown], options.tensor_scalars)
+        scalars |= _scalars(title, wider_names, wider, options.scalars)
         if kind == UPDATES:
             scalars |= _update_ratios(shown_names + wider_names, heads_of)
         if text := _trouble(kind, names, heads):
-            made.append((RAW, _text_event(f"{shape.prefix}fastlog/nonfinite", text, step, wall_time)))
+            made.append((RAW, _text_event(f"{options.prefix}fastlog/nonfinite", text, step, wall_time)))
             tell(kind, f"step {step}: {text} (said once; see grad_nan/…, and the text fastlog/nonfinite)")
     for observe in observers:
         made += observe(kinds)
-    tagged = ((clean_tag(shape.prefix + tag), value) for tag, value in scalars.items())
+    tagged = ((clean_tag(options.prefix + tag), value) for tag, value in scalars.items())
     return made + [(SCALAR, tag, value, step, wall_time) for tag, value in tagged]
 
 

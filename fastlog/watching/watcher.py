@@ -327,7 +327,7 @@ class Watcher:
         scalars = self._settle(moment.step)
         self._steps.logged(moment.step)
         with self._recorder.guarded():
-            self._recorder.log(moment, scalars, self._plan.shape, self._reader.observers)
+            self._recorder.log(moment, scalars, self._plan.options, self._reader.observers)
         if self._reader.observers.want_next:
             self.hurry()
 
@@ -372,7 +372,9 @@ class Watcher:
 
 def _removed() -> Watcher:
     """What a copy of a watcher is."""
-    nothing = Plan(frozenset(), selection.Names(None, None), None, False, 0, series.Shape(False, (), ()))
+    nothing = Plan(
+        frozenset(), selection.Names(None, None), None, False, 0, series.SeriesOptions(False, (), ())
+    )
     writer = SummaryWriter("", write_to_disk=False)
     watcher = Watcher(nn.Module(), writer, [], nothing, Budget(1, 0, None, time.perf_counter), None)
     watcher.remove()
