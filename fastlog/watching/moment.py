@@ -32,7 +32,7 @@ class MomentReader:
         self._optimizers = [weakref.ref(optimizer) for optimizer in optimizers]
         self._plan = plan
         self._recorder = recorder
-        self._snapshots = reading.Snapshots(plan.snapshot_bytes)
+        self._weight_copies = reading.WeightCopies(plan.snapshot_bytes)
         self._is_known = False
         self.observers = Observers()
 
@@ -51,7 +51,7 @@ class MomentReader:
         self._recorder.look_at(param for _, param in moment.params)
         if series.UPDATES in self._plan.log:
             with self._recorder.guarded():
-                self._snapshots.take(moment.params, self._recorder.report)
+                self._weight_copies.take(moment.params, self._recorder.report)
         with self._recorder.guarded():
             self.observers.before_step(step, moment.params)
         return moment
@@ -74,14 +74,14 @@ class MomentReader:
         with self._recorder.guarded():
             refuse_captured(param for _, param in moment.params)
             moment.records += self._recorder.records(self._readings_after(moment))
-        self._snapshots.drop()
+        self._weight_copies.drop()
         with self._recorder.guarded():
             moment.noted = self.observers.after_step(moment.step, moment.params, moment.read_for)
 
     def forget(self) -> None:
         """Holds no tensor any more."""
         self._model, self._optimizers = nn.Module(), []
-        self._snapshots.drop()
+        self._weight_copies.drop()
         self.observers = Observers()
 
     def _parameters(self) -> reading.Named:
@@ -101,7 +101,7 @@ class MomentReader:
         if log & {series.WEIGHTS, series.UPDATES}:
             readings += reading.weights(moment.params)
         if series.UPDATES in log:
-            readings += self._snapshots.updates(self._recorder.report)
+            readings += self._weight_copies.updates(self._recorder.report)
         if series.OPTIMIZER_STATE in log:
             state, left_out = reading.optimizer_state(moment.params, self.optimizers)
             readings += state

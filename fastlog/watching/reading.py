@@ -102,7 +102,7 @@ def owned_by(params: Named, optimizer: Optimizer) -> Named:
     return [(name, param) for name, param in params if id(param) in mine]
 
 
-class Snapshots:
+class WeightCopies:
     """Copies of weights from before a step, from which its updates are computed.
 
     Takes at most ``max_bytes`` (at least one tensor): where that is too little for all, each moment takes the
