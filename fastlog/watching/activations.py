@@ -106,8 +106,8 @@ class Taps:
     def _summarise(self, kind: str, name: str, tensor: torch.Tensor) -> None:
         self.seen += self._recorder.records([Reading(kind, name, tensor)])
 
-    def _leave_out(self, topic: str, why: str) -> None:
-        self._recorder.voice.say(topic, f"activations are left out, as of {why}")
+    def _leave_out(self, cause: str, why: str) -> None:
+        self._recorder.voice.say(cause, f"activations are left out, as of {why}")
 
 
 def _pass_gradient(taps: weakref.ref[Taps], name: str, gradient: torch.Tensor) -> None:

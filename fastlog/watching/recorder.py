@@ -62,12 +62,12 @@ class Recorder:
 
     def report(self, place: str, error: Exception) -> None:
         """Takes note of what cannot be logged, to be counted and said at the end of the guarded block: once
-        for all tensors of a kind that have the same reason.
+        for all tensors of a kind that have the same cause.
         """
         if error.args and isinstance(error.args[0], str):
             error.args = (error.args[0].removeprefix(f"{place}: "), *error.args[1:])
-        reason = f"fastlog.watch {place.partition('/')[0]}", kind_of(error)
-        self._failed.setdefault(reason, []).append((place, error))
+        cause = f"fastlog.watch {place.partition('/')[0]}", kind_of(error)
+        self._failed.setdefault(cause, []).append((place, error))
 
     def _say_what_failed(self) -> None:
         failed, self._failed = self._failed, {}
