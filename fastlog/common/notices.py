@@ -58,14 +58,14 @@ class Notices:
             self._told.add(cause)
             self._messages.append(message)
 
-    def error(self, doing: str, error: BaseException, then: str) -> None:
+    def error(self, failure: str, error: BaseException, then: str) -> None:
         """Counts an error; keeps it to be raised, or a warning about its kind."""
         self.errors += 1
-        self.last_error = f"{doing}: {type(error).__name__}: {error}"[:_LONGEST]
+        self.last_error = f"{failure}: {type(error).__name__}: {error}"[:_LONGEST]
         if self._on_error == "raise":
             self._to_raise.append(error)
         else:
-            cause = f"{doing} {type(error).__name__} {getattr(error, 'errno', '')}"
+            cause = f"{failure} {type(error).__name__} {getattr(error, 'errno', '')}"
             self.tell(cause, f"fastlog: {self.last_error}. {then}")
 
     def warn(self) -> None:
