@@ -20,6 +20,6 @@ def own_directory(logdir: str | os.PathLike[str] | None) -> str:
     """
     if not logdir:
         raise ValueError("rank_dirs=True needs a logdir, the same on all ranks")
-    is_initialised = dist.is_available() and dist.is_initialized()
-    rank = dist.get_rank() if is_initialised else int(os.environ.get("RANK", "0"))
+    is_initialized = dist.is_available() and dist.is_initialized()
+    rank = dist.get_rank() if is_initialized else int(os.environ.get("RANK", "0"))
     return os.path.join(logdir, rank_directory(rank))

@@ -83,7 +83,7 @@ class Taps:
         """The backward pass has come to a module's output."""
         with self._recorder.guarded():
             if self._tapped:
-                self._summarise(ACTIVATION_GRADIENTS, name, gradient)
+                self._summarize(ACTIVATION_GRADIENTS, name, gradient)
 
     def _look(self, name: str, output: Any) -> None:
         tensor = _first_tensor(output)
@@ -98,12 +98,12 @@ class Taps:
         else:
             recomputed = torch._C._current_graph_task_id() != -1  # inside of backward: a checkpointed layer
             if ACTIVATIONS in self._kinds and not recomputed:
-                self._summarise(ACTIVATIONS, name, tensor)
+                self._summarize(ACTIVATIONS, name, tensor)
             if ACTIVATION_GRADIENTS in self._kinds and tensor.requires_grad:
                 hook = partial(_pass_gradient, weakref.ref(self), name)
                 tensor.register_hook(hook)  # type: ignore[no-untyped-call]
 
-    def _summarise(self, kind: str, name: str, tensor: torch.Tensor) -> None:
+    def _summarize(self, kind: str, name: str, tensor: torch.Tensor) -> None:
         self.seen += self._recorder.records([Reading(kind, name, tensor)])
 
     def _leave_out(self, cause: str, why: str) -> None:

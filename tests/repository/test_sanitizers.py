@@ -44,7 +44,7 @@ def _drive_core(path: str, fault: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_threads_that_summarise_and_encode_at_once_do_not_race(threads_program):
+def test_threads_that_summarize_and_encode_at_once_do_not_race(threads_program):
     run = _run([threads_program], TSAN_OPTIONS="halt_on_error=0")
     assert (run.returncode, run.stdout, run.stderr) == (0, "right\n", "")
 
