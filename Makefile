@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 NATIVE := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test lint format bench bench-plain-sort bench-report soak cuda-matrix gpu-check docs clean
+.PHONY: demo test lint format bench bench-plain-sort bench-report soak fuzz cuda-matrix gpu-check docs clean
 .DELETE_ON_ERROR:
 
 $(VENV)/torch.stamp:
@@ -27,6 +27,10 @@ test: $(VENV)/test.stamp
 
 soak: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -m soak tests $(ARGS)
+
+# ARGS=600: seconds. Needs clang++.
+fuzz: $(VENV)/test.stamp
+	$(BIN)/python tests/repository/native/fuzz.py $(ARGS)
 
 bench: $(VENV)/bench.stamp
 	mkdir -p build

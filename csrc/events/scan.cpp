@@ -275,6 +275,7 @@ bool add_histogram(std::string_view proto, HistogramColumns& columns) {
   Fields field(proto);
   const auto append = [&field](std::vector<double>& to) {
     const std::size_t n = field.bytes().size() / sizeof(double);
+    if (n == 0) return;  // the pointers may be null
     const std::size_t before = to.size();
     to.resize(before + n);
     std::memcpy(to.data() + before, field.bytes().data(), n * sizeof(double));

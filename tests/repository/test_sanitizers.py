@@ -65,3 +65,19 @@ def test_a_value_read_beyond_its_buffer_would_be_reported(core_path):
     run = _drive_core(core_path, "overread")
     assert run.returncode != 0
     assert "AddressSanitizer: heap-buffer-overflow" in run.stderr
+
+
+def test_what_fuzzing_has_found_is_read_without_fault(tmp_path):
+    _needs("asan")
+    inputs = build.unpack_corpus(tmp_path)
+    assert len(inputs) > 300
+    run = _run([str(build.replay()), *map(str, inputs)])
+    assert (run.returncode, run.stdout, run.stderr) == (0, "right\n", "")
+
+
+def test_a_histogram_without_buckets_is_no_fault(tmp_path):
+    """A null pointer went to memcpy, as fuzzing found."""
+    _needs("asan")
+    (tmp_path / "input").write_bytes(b"\x0b2\x00\n\x08")
+    run = _run([str(build.replay()), str(tmp_path / "input")])
+    assert (run.returncode, run.stdout, run.stderr) == (0, "right\n", "")

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sysconfig
 import tempfile
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -50,6 +51,28 @@ def program(source: Path, mode: str) -> Path:
     """An executable of ``source`` and the core, without Python."""
     sources = [path for room in ("cpu", "events") for path in sorted((CSRC / room).glob("*.cpp"))]
     return _link(_objects([source, *sources], mode, []), mode, "program", [])
+
+
+def replay() -> Path:
+    """The fuzz target as a program that reads files of a corpus, under ``asan``."""
+    sources = [HERE / "fuzz_scan.cpp", *sorted((CSRC / "events").glob("*.cpp"))]
+    return _link(_objects(sources, "asan", ["-DFASTLOG_REPLAY"]), "asan", "replay", [])
+
+
+def fuzzer() -> Path:
+    """The fuzz target with libFuzzer; needs clang++."""
+    sources = [HERE / "fuzz_scan.cpp", *sorted((CSRC / "events").glob("*.cpp"))]
+    flags = ["-fsanitize=fuzzer,address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"]
+    command = ["clang++", *_BASE[1:], *flags, *map(str, sources)]
+    headers = b"".join(path.read_bytes() for path in [*sorted(CSRC.rglob("*.h")), *sources])
+    return _made(_CACHE / _digest(headers, " ".join(command).encode()) / "fuzz", command)
+
+
+def unpack_corpus(folder: Path) -> list[Path]:
+    """Writes what fuzzing has found so far, a file for each input."""
+    with zipfile.ZipFile(HERE / "fuzz_corpus.zip") as corpus:
+        corpus.extractall(folder)
+        return [folder / name for name in corpus.namelist()]
 
 
 def extension(mode: str) -> Path:
