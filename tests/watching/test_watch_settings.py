@@ -225,7 +225,9 @@ def test_a_tensor_that_cannot_be_read_is_named_once(tmp_path: Path, writer: Summ
     model.phase = nn.Parameter(torch.ones(2, dtype=torch.complex64))
     model.empty = nn.Parameter(torch.ones(0))
     optimizer = torch.optim.SGD([p for p in model.parameters() if not p.is_complex()], lr=0.1)
-    watch(model, writer, optimizer, every=1, log="weights")
+    with pytest.warns(FastlogWarning, match="^fastlog.watch: empty .* no elements") as caught:
+        watch(model, writer, optimizer, every=1, log="weights")
+    assert len(caught) == 1
     with pytest.warns(FastlogWarning, match=r"weights/phase.*complex") as caught:
         train(model, optimizer, 3)
     assert len(caught) == 1
