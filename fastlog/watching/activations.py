@@ -18,8 +18,8 @@ from fastlog.watching.recorder import Recorder
 from fastlog.watching.series import ACTIVATION_GRADIENTS, ACTIVATIONS
 
 
-class Taps:
-    """Sees the outputs of the chosen modules, from ``arm`` to ``disarm``.
+class ActivationReader:
+    """Reads the outputs of the chosen modules, by a tap on each, from ``arm`` to ``disarm``.
 
     Where a module runs several times in between (gradient accumulation, shared modules), each time counts.
     Forward passes of evaluation (neither training mode nor gradients), those that only trace a model or ask
@@ -110,9 +110,9 @@ class Taps:
         self._recorder.voice.say(cause, f"activations are left out, as of {why}")
 
 
-def _pass_gradient(taps: weakref.ref[Taps], name: str, gradient: torch.Tensor) -> None:
-    if (listener := taps()) is not None:
-        listener.see_gradient(name, gradient)
+def _pass_gradient(reader: weakref.ref[ActivationReader], name: str, gradient: torch.Tensor) -> None:
+    if (present := reader()) is not None:
+        present.see_gradient(name, gradient)
 
 
 def _first_tensor(output: Any, depth: int = 8) -> torch.Tensor | None:

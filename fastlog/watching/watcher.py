@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from fastlog.common.cards import card
 from fastlog.common.no_compile import no_compile, no_compile_methods
 from fastlog.watching import reading, selection, series
-from fastlog.watching.activations import Taps
+from fastlog.watching.activations import ActivationReader
 from fastlog.watching.arguments import checked_number
 from fastlog.watching.budget import Budget
 from fastlog.watching.moment import MomentReader
@@ -65,9 +65,9 @@ class Watcher:
         self._inside: Optimizer | None = None  # the one whose step is going on, or has raised
         self._depth = 0
         self._moment: Moment | None = None
-        self._taps: Taps | None = None
+        self._activations: ActivationReader | None = None
         if kinds := plan.log & {series.ACTIVATIONS, series.ACTIVATION_GRADIENTS}:
-            self._taps = Taps(model, plan.names, plan.modules, kinds, self._recorder)
+            self._activations = ActivationReader(model, plan.names, plan.modules, kinds, self._recorder)
         self._pace: Pace | None = None
         self._watchdog = Watchdog(model, optimizers, self._steps, self._voice) if plan.log else None
         self._handles = [
@@ -193,7 +193,7 @@ class Watcher:
         self._handles.clear()
         self._finish()
         self._forget_activations()
-        self._taps = None
+        self._activations = None
         self._reader.observers.end()
         if self._pace is not None:
             self._pace.end()
@@ -305,9 +305,9 @@ class Watcher:
                 self._arm()
 
     def _arm(self) -> None:
-        if self._taps is not None and self._steps.is_due:
+        if self._activations is not None and self._steps.is_due:
             with self._recorder.guarded():
-                self._taps.arm()
+                self._activations.arm()
 
     def _open(self) -> Moment:
         if self._moment is None:
@@ -320,8 +320,8 @@ class Watcher:
         if moment is None:
             return
         self._reader.close(moment)
-        if self._taps is not None:
-            moment.records += self._taps.seen
+        if self._activations is not None:
+            moment.records += self._activations.seen
         self._say_what_is_missing(moment)
         self._forget_activations()
         scalars = self._settle(moment.step)
@@ -332,7 +332,7 @@ class Watcher:
             self.hurry()
 
     def _say_what_is_missing(self, moment: Moment) -> None:
-        if self._taps is not None and self._taps.idle:
+        if self._activations is not None and self._activations.idle:
             self._voice.say(
                 "unseen",
                 f"no activations were seen in step {moment.step}: its forward pass was part of something "
@@ -366,8 +366,8 @@ class Watcher:
         return {"fastlog/overhead": settled.overhead, "fastlog/every": float(settled.every)}
 
     def _forget_activations(self) -> None:
-        if self._taps is not None:
-            self._taps.disarm()
+        if self._activations is not None:
+            self._activations.disarm()
 
 
 def _removed() -> Watcher:
