@@ -6,11 +6,10 @@ import contextlib
 import signal
 import threading
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from types import FrameType
 
-from fastlog.common.notices import FastlogWarning
+from fastlog.common.notices import users_line, warn_at
 from fastlog.events.queue import live_queues
 
 _FLUSH_SECS = 5.0  # for all writers together: schedulers kill soon after they have asked
@@ -78,4 +77,4 @@ def _flush_all() -> None:
         except Exception as error:
             failures.append(error)
     for failure in failures:
-        warnings.warn(f"fastlog: flushing on a signal: {failure}", FastlogWarning, stacklevel=3)
+        warn_at(users_line(), f"fastlog: flushing on a signal: {failure}")

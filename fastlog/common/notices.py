@@ -8,7 +8,7 @@ import threading
 import warnings
 from collections import deque
 from types import FrameType
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 _OURS = ("fastlog", "tensorboardX")  # whose methods we inherit
 _LIBRARIES = (sysconfig.get_path("stdlib"), "<frozen ")
@@ -32,17 +32,34 @@ class BackgroundThread(threading.Thread):
     """A thread on which nothing is warned or raised: that waits for one of the program's own."""
 
 
+class Line(NamedTuple):
+    """A line of a program, as ``warnings.warn_explicit`` takes it.
+
+    Attributes:
+        registry: of the warnings that were issued in its module.
+        is_users: outside of libraries.
+    """
+
+    filename: str
+    number: int
+    module: str
+    registry: dict[Any, Any]
+    is_users: bool
+
+
 class Notices:
     """Warnings, one for each cause, and under ``on_error="raise"`` the latest error.
 
     The worker tells; the next call on another thread warns or raises, so that Python's warning filters and
-    the user's ``except`` see them where the user's code is. Thread-safe.
+    the user's ``except`` see them where the user's code is. At the end of a program that is where these were
+    made. Thread-safe.
     """
 
     def __init__(self, on_error: Literal["warn", "raise"]) -> None:
         self._on_error = on_error
         self._told: set[str] = set()
-        self._messages: deque[str] = deque()
+        self._messages: deque[tuple[str, Line | None]] = deque()
+        self._made_at = users_line()
         self._to_raise: deque[BaseException] = deque(maxlen=1)
         self.errors = 0
         self.last_error: str | None = None
@@ -52,30 +69,37 @@ class Notices:
         """Whether ``warn`` or ``raise_error`` has something to do."""
         return bool(self._messages or self._to_raise)
 
-    def tell(self, cause: str, message: str) -> None:
-        """Keeps a warning unless this cause has been told."""
+    def tell(self, cause: str, message: str, line: Line | None = None) -> None:
+        """Keeps a warning unless this cause has been told.
+
+        Args:
+            line: that it is about; None: where the program is when the warning is issued.
+        """
         if cause not in self._told:
             self._told.add(cause)
-            self._messages.append(message)
+            self._messages.append((message, line))
 
     def error(self, failure: str, error: BaseException, then: str) -> None:
-        """Counts an error; keeps it to be raised, or a warning about its kind."""
+        """Counts an error; keeps it to be raised, or a warning about its kind: type, ``errno``, ``place``."""
         self.errors += 1
         self.last_error = f"{failure}: {type(error).__name__}: {error}"[:_LONGEST]
         if self._on_error == "raise":
             self._to_raise.append(error)
         else:
-            cause = f"{failure} {type(error).__name__} {getattr(error, 'errno', '')}"
+            kind = [str(getattr(error, name, "")) for name in ("errno", "place")]
+            cause = " ".join([failure, type(error).__name__, *kind])
             self.tell(cause, f"fastlog: {self.last_error}. {then}")
 
     def warn(self) -> None:
         """Issues the warnings kept, at the user's line of code."""
         while self._messages and not _in_background():
             try:
-                message = self._messages.popleft()
+                message, line = self._messages.popleft()
             except IndexError:  # another thread was faster
                 return
-            warnings.warn(message, FastlogWarning, stacklevel=_level_outside())
+            here = users_line()
+            known = [place for place in (line, here, self._made_at) if place is not None and place.is_users]
+            warn_at(known[0] if known else here, message)
 
     def raise_error(self) -> None:
         """Raises SinkError from the error kept, once."""
@@ -92,20 +116,26 @@ def _in_background() -> bool:
     return isinstance(threading.current_thread(), BackgroundThread)
 
 
-def _level_outside() -> int:
-    """The ``stacklevel``, for the caller, of the user's line: the first frame outside of libraries; where all
-    are inside, the first outside of this package."""
-    level, ours, first = 0, True, 0
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        level += 1
-        ours = ours and _package(frame) in _OURS
-        if not ours:
-            first = first or level
-            if not is_library(frame):
-                return level
+def warn_at(line: Line, message: str) -> None:
+    """Issues a warning."""
+    warnings.warn_explicit(message, FastlogWarning, line.filename, line.number, line.module, line.registry)
+
+
+def users_line() -> Line:
+    """The line of the program that has called: of the first frame outside of libraries; where all are inside,
+    of the first outside of this package."""
+    frame = sys._getframe(1)
+    outside: FrameType | None = None
+    while is_library(frame) and frame.f_back is not None:
+        if outside is None and _package(frame) not in _OURS:
+            outside = frame
         frame = frame.f_back
-    return first or level
+    is_users = not is_library(frame)
+    if not is_users:
+        frame = outside or frame
+    names = frame.f_globals
+    registry = names.setdefault("__warningregistry__", {})
+    return Line(frame.f_code.co_filename, frame.f_lineno, names.get("__name__", "?"), registry, is_users)
 
 
 def is_library(frame: FrameType | None) -> bool:

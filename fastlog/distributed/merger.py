@@ -7,7 +7,6 @@ import hashlib
 import os
 import threading
 import time
-import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from fastlog.common.notices import BackgroundThread, FastlogWarning
+from fastlog.common.notices import BackgroundThread, users_line, warn_at
 from fastlog.distributed import parts
 from fastlog.distributed.directories import rank_directory
 from fastlog.distributed.exchange import AbsentRanks, Exchange, Head, Numbering, Round
@@ -87,6 +86,7 @@ class Merger:
             )
         self.is_first = self.rank == ranks[0]
         self.logdir = logdir
+        self.made_at = users_line()
         self._ranks = list(ranks)
         self._timeout = timeout
         self._pid = os.getpid()
@@ -299,10 +299,9 @@ def _end_all() -> None:
     for merger in mergers:
         merger.end(max(0.0, give_up - time.monotonic()))
     if left := sum(merger.waiting for merger in mergers):
-        warnings.warn(
+        warn_at(
+            mergers[0].made_at,
             f"fastlog: {left} logged steps waited for other ranks when the process ended; they are lost",
-            FastlogWarning,
-            stacklevel=1,
         )
 
 

@@ -25,7 +25,7 @@ class Outcome:
     invalid: list[Entry] = field(default_factory=list)
     left: list[Entry] = field(default_factory=list)
     error: BaseException | None = None
-    why_invalid: BaseException | None = None
+    why_invalid: list[BaseException] = field(default_factory=list)
 
 
 class Delivery:
@@ -117,7 +117,7 @@ class Delivery:
                 written = len(entries)
             except InvalidItems as error:
                 invalid = set(error.indices)
-                outcome.why_invalid = error.__cause__ or error
+                outcome.why_invalid.append(error.__cause__ or error)
                 outcome.invalid += [entries[i] for i in sorted(invalid)]
                 entries = [entry for i, entry in enumerate(entries) if i not in invalid]
                 if invalid:
@@ -158,7 +158,15 @@ class DropSeries:
 
 
 class JobError(RuntimeError):
-    """A job that raised: says which one."""
+    """A job that raised.
+
+    Attributes:
+        place: which one.
+    """
+
+    def __init__(self, place: str, error: BaseException) -> None:
+        super().__init__(f"{place}: {type(error).__name__}: {error}")
+        self.place = place
 
 
 def run_job(job: Item, tags: Tags) -> Item:
@@ -167,7 +175,7 @@ def run_job(job: Item, tags: Tags) -> Item:
     try:
         return (DONE, list(run()), tags)
     except BaseException as error:
-        return (FAILED, JobError(f"{label}: {type(error).__name__}: {error}"), ())
+        return (FAILED, JobError(label, error), ())
 
 
 def _with_item(entry: Entry, item: Item) -> Entry:
@@ -192,7 +200,7 @@ def _part(entries: Sequence[Entry], outcome: Outcome) -> list[Entry]:
         item = entry[ITEM]
         if item[0] == FAILED:
             outcome.invalid.append(entry)
-            outcome.why_invalid = item[1]
+            outcome.why_invalid.append(item[1])
         else:
             parts += [_with_item(entry, one) for one in (item[1] if item[0] == DONE else [item])]
     return parts
@@ -215,4 +223,4 @@ def _join(entries: Sequence[Entry], parts: Outcome, outcome: Outcome) -> None:
         else:
             outcome.written.append(entry)
     outcome.error = parts.error or outcome.error
-    outcome.why_invalid = parts.why_invalid or outcome.why_invalid
+    outcome.why_invalid += parts.why_invalid

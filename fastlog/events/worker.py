@@ -286,8 +286,8 @@ class Worker:
             if self.thread is not me:
                 return False
             self.backlog.settle(outcome.written, outcome.invalid, outcome.left)
-            if outcome.why_invalid is not None:
-                self.notices.error("an event cannot be written", outcome.why_invalid, "It is dropped.")
+            for why in outcome.why_invalid:
+                self.notices.error("an event cannot be written", why, "It is dropped.")
             if outcome.written:
                 self._finished += 1
                 self._pause = 0.0

@@ -8,7 +8,6 @@ import math
 import os
 import socket
 import time
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +15,7 @@ from typing import Any, Literal
 from transformers import TrainerCallback
 from transformers.integrations.integration_utils import rewrite_logs
 
-from fastlog.common.notices import FastlogWarning
+from fastlog.common.notices import users_line, warn_at
 from fastlog.distributed.shards import ranks_of
 from fastlog.integrations.hyperparameters import Hyperparameters
 from fastlog.integrations.metrics import log_metric
@@ -224,11 +223,10 @@ def _logging_steps(args: Any, state: Any, loader: Any) -> int:
         try:
             steps = math.ceil(len(loader) / args.gradient_accumulation_steps)
         except TypeError:
-            warnings.warn(
+            warn_at(
+                users_line(),
                 "FastLogCallback: the training data has no length, so the last steps of epochs are not known "
                 f"in advance. Watched are every {steps} steps and the last one; every= chooses others.",
-                FastlogWarning,
-                stacklevel=2,
             )
     return max(1, steps)
 

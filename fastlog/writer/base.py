@@ -9,6 +9,7 @@ from typing import Any, Literal
 import tensorboardX
 
 from fastlog.common.cards import card
+from fastlog.common.notices import users_line
 from fastlog.distributed.directories import own_directory
 from fastlog.writer import arguments
 from fastlog.writer.encode import media
@@ -245,8 +246,10 @@ class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
 
     def _encoding(self, place: str) -> media.Encoding:
         """How the values of one call are encoded; what is cut is said once for each method."""
-        cause, tell = f"{place.partition('(')[0]} cut", self.outbox.bad_values.tell
-        return media.Encoding(self._as_torch, lambda words: tell(cause, f"{place}: {words} (said once)"))
+        cause, tell, line = f"{place.partition('(')[0]} cut", self.outbox.bad_values.tell, users_line()
+        return media.Encoding(
+            self._as_torch, lambda words: tell(cause, f"{place}: {words} (said once)", line)
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """The settings: a copy logs to a file of its own, opened at its first event."""

@@ -10,6 +10,7 @@ from tensorboardX import summary as tbx
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.summary_pb2 import Summary
 
+from fastlog.common.notices import users_line
 from fastlog.distributed.shards import is_dtensor, is_whole, own_part
 from fastlog.events.items import RAW, Item
 from fastlog.summaries.engines import Packed, pack_one
@@ -94,7 +95,7 @@ class HistogramMethods(WriterBase):
             checked, limit = checked_bins(bins, max_bins)
         except (TypeError, ValueError) as error:
             raise at_place(place, error) from None
-        bad_values = self.outbox.bad_values
+        bad_values, line = self.outbox.bad_values, users_line()
         with self.outbox.guarded(place) as since:
             step, wall_time = self.outbox.stamp(place, global_step, walltime)
             if isinstance(checked, str) and checked == "tensorflow":
@@ -107,7 +108,7 @@ class HistogramMethods(WriterBase):
                 parts = [take(values, "values")]
                 if 0 in parts[0].shape:
                     raise no_elements("values")
-                tell = functools.partial(bad_values.tell, f"{place} bins")
+                tell = functools.partial(bad_values.tell, f"{place} bins", line=line)
                 count = functools.partial(
                     of_snapshot, parts[0], checked, limit, lambda text: tell(f"{place}: {text}")
                 )
@@ -119,7 +120,7 @@ class HistogramMethods(WriterBase):
                     wall_time=wall_time,
                     summary=Summary(value=[Summary.Value(tag=name, histo=proto)]),
                 )
-                beside = nonfinite_items(bad_values, name, int(proto.num), nan, inf, step, wall_time)
+                beside = nonfinite_items(bad_values, name, int(proto.num), nan, inf, step, wall_time, line)
                 return [(RAW, event.SerializeToString()), *beside]
 
             self.outbox.put_job(place, histogram_tags(name), parts, run, since)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import multiprocessing
 import pickle
+import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import tensorboardX
 import torch
 from event_files import files, scalars
+from tensorboardX.proto.summary_pb2 import Summary
 from torch import nn
 
 import fastlog
@@ -269,19 +274,93 @@ def test_a_warning_out_of_a_hook_of_torch_is_the_users_line(said):
     assert [warning.filename for warning in said] == [__file__]
 
 
-def test_where_all_is_in_libraries_a_warning_points_to_the_one_that_called(said):
-    notices = Notices("warn")
-    notices.tell("cause", "text")
-    library: dict[str, Any] = {"__name__": "somebody", "notices": notices}
+def call_in_a_library(notices: Notices) -> str:
+    """Issues the warnings where no line of a program is; the path of the library."""
     path = "/venv/lib/python3/site-packages/somebody.py"
-    exec(
-        compile(
-            "import threading\ndef call(): notices.warn()\nthread = threading.Thread(target=call)",
-            path,
-            "exec",
-        ),
-        library,
-    )
+    source = "import threading\ndef call(): notices.warn()\nthread = threading.Thread(target=call)"
+    library: dict[str, Any] = {"__name__": "somebody", "notices": notices}
+    exec(compile(source, path, "exec"), library)
     library["thread"].start()
     library["thread"].join()
+    return path
+
+
+def test_where_all_is_in_libraries_a_warning_points_to_where_its_writer_was_made(said):
+    notices = Notices("warn")
+    notices.tell("cause", "text")
+    call_in_a_library(notices)
+    assert [warning.filename for warning in said] == [__file__]
+
+
+def test_a_warning_about_a_call_that_only_libraries_know_points_to_the_library(said, monkeypatch):
+    notices = Notices("warn")
+    monkeypatch.setattr(notices, "_made_at", notices._made_at._replace(is_users=False))
+    notices.tell("cause", "text", notices._made_at)
+    path = call_in_a_library(notices)
     assert [warning.filename for warning in said] == [path]
+
+
+Calls = Callable[[fastlog.SummaryWriter], object]
+FAR = [*np.random.default_rng(1).standard_normal(1000).tolist(), 1e15]
+TOLD_BY_THE_WORKER: dict[str, tuple[Calls, str]] = {
+    "image": (lambda w: w.add_image("x", 3 * np.ones((3, 4, 4))), "add_image('x'): img_tensor has values"),
+    "audio": (lambda w: w.add_audio("x", 3 * np.ones(100)), "add_audio('x'): snd_tensor has values"),
+    "video": (lambda w: w.add_video("x", 3 * np.ones((1, 2, 3, 8, 8))), "add_video('x'): vid_tensor has"),
+    "curve": (lambda w: w.add_pr_curve("x", [0, 1], [-3.0, 5.0]), "add_pr_curve('x'): predictions has"),
+    "sprite": (
+        lambda w: w.add_embedding(np.ones((4, 3)), None, 5 * np.ones((4, 3, 4, 4)), tag="x"),
+        "add_embedding('x'): label_img has values",
+    ),
+    "bins": (lambda w: w.add_histogram("x", FAR, bins="fd"), "add_histogram('x'): bins='fd' would make"),
+    "inf": (lambda w: w.add_histogram("x", [1.0, np.inf], bins=3), "add_histogram('x'): 0 NaN and 1 inf"),
+}
+
+
+@pytest.mark.parametrize("kind", TOLD_BY_THE_WORKER)
+def test_what_the_worker_finds_is_said_at_the_line_of_the_call(kind, tmp_path, said, monkeypatch):
+    monkeypatch.setattr(tensorboardX.summary, "make_video", lambda frames, fps: Summary.Image())
+    call, text = TOLD_BY_THE_WORKER[kind]
+    writer = fastlog.SummaryWriter(tmp_path)
+    call(writer)
+    writer.close()
+    about = [warning for warning in said if str(warning.message).startswith(text)]
+    lines = inspect.getsourcelines(call)
+    assert [(w.filename, lines[1] <= w.lineno < lines[1] + len(lines[0])) for w in about] == [
+        (__file__, True)
+    ]
+
+
+@pytest.mark.parametrize(("leave", "line"), [("", "3"), ("del writer", "6"), ("raise SystemExit", "3")])
+def test_what_an_open_writer_says_at_the_end_is_said_at_lines_of_the_program(leave, line, tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(
+        f"""
+import fastlog, numpy
+writer = fastlog.SummaryWriter({str(tmp_path)!r})
+writer.add_image("x", 3 * numpy.ones((3, 4, 4)))
+writer.add_scalar("a", []); writer.add_scalar("a", [])
+{leave}
+"""
+    )
+    done = subprocess.run([sys.executable, script], timeout=60, capture_output=True, text=True)
+    found = re.findall(r"^(.+):(\d+): FastlogWarning: (.{14})", done.stderr, re.MULTILINE)
+    assert sorted(found, key=lambda each: each[2]) == [
+        (str(script), "4", "add_image('x')"),
+        (str(script), "5", "add_scalar('a'"),
+        (str(script), line, "fastlog: 2 val"),
+    ]
+
+
+def test_each_call_that_the_worker_cannot_encode_is_said(tmp_path, said, monkeypatch):
+    def fail(*arguments: object, **options: object) -> None:
+        raise RuntimeError("the encoder is broken")
+
+    monkeypatch.setattr(tensorboardX.summary, "make_image", fail)
+    with fastlog.SummaryWriter(tmp_path) as writer:
+        for _ in range(2):
+            writer.add_image("a", np.ones((3, 4, 4)))
+            writer.add_images("b", np.ones((2, 3, 4, 4)))
+    failed = [text for text in texts(said) if "the encoder is broken" in text]
+    assert len(failed) == 2
+    assert any("add_image('a')" in text for text in failed)
+    assert any("add_images('b')" in text for text in failed)

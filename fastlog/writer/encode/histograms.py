@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fastlog.common.notices import Line
 from fastlog.events.items import HISTOGRAM, SCALAR, Item
 from fastlog.summaries.engines import Packed
 from fastlog.summaries.packed import NONFINITE
@@ -24,14 +25,26 @@ def pending_items(
 
 
 def nonfinite_items(
-    bad_values: BadValues, name: str, num: int, nan: int, inf: int, step: int | None, wall_time: float
+    bad_values: BadValues,
+    name: str,
+    num: int,
+    nan: int,
+    inf: int,
+    step: int | None,
+    wall_time: float,
+    line: Line | None = None,
 ) -> list[Item]:
-    """Scalars with the numbers of NaN and infinite values beside a tag, and the one warning about them."""
+    """Scalars with the numbers of NaN and infinite values beside a tag, and the one warning about them.
+
+    Args:
+        line: of the call, where the worker tells.
+    """
     if nan or inf:
         bad_values.tell(
             f"{name} non-finite",
             f"add_histogram({name!r}): {nan} NaN and {inf} infinite of {num} values; their numbers are "
             f"logged as {name}/nan and {name}/inf",
+            line,
         )
     counts = {"nan": nan, "inf": inf}
     return [
