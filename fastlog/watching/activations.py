@@ -48,16 +48,43 @@ class ActivationReader:
         self._kinds = kinds
         self._recorder = recorder
         self._tapped: list[nn.Module] = []
+        self._is_armed = False
+        self._by_demand = False
         self._called = False
 
-    @property
-    def idle(self) -> bool:
-        """Whether it looks at modules, none of which has run."""
-        return bool(self._tapped) and not self._called
+    def say_unseen(self, step: int, is_sudden: bool) -> None:
+        """Says why no module has been seen to run in a step, where there are any to look at.
 
-    def arm(self) -> None:
-        """Begins to look, unless it does."""
-        if not self._tapped:
+        Args:
+            is_sudden: another thread has asked for the step, at any time.
+        """
+        if self._called or not (self._tapped or (not self._is_armed and not is_sudden and self._choose())):
+            return
+        if not self._is_armed:
+            why = (
+                "its forward pass was over when it turned out that the step is to be logged. Call"
+                " Watcher.step(number) before the forward pass"
+            )
+        elif tap.has_compiled():
+            why = "its forward pass was inside of what torch.compile has compiled, where nothing is seen"
+        elif self._by_demand:
+            why = "no forward pass came after Watcher.log_next() or step(number). Call them before it"
+        else:
+            why = (
+                "no module that is looked at has run, in training mode or with gradients, since the step"
+                " before. Call the model itself, not functions of its parameters; or leave activations out"
+                " of log="
+            )
+        self._recorder.voice.say("unseen", f"no activations were seen in step {step}: {why}")
+
+    def arm(self, by_demand: bool = False) -> None:
+        """Begins to look, unless it does.
+
+        Args:
+            by_demand: in the middle of a step, perhaps.
+        """
+        if not self._is_armed:
+            self._is_armed, self._by_demand = True, by_demand
             for name, module in self._choose():
                 tap.listen(module, self, name)
                 self._tapped.append(module)
@@ -68,7 +95,7 @@ class ActivationReader:
             tap.leave(module, self)
         self._tapped.clear()
         self.seen = []
-        self._called = False
+        self._is_armed = self._called = False
 
     def before(self, module: nn.Module) -> None:
         """A module is about to run."""

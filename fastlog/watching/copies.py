@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from fastlog.watching import selection
 
-_watched: weakref.WeakSet[Copies] = weakref.WeakSet()
+_watched: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # now or earlier
 
 
 class Copies:
@@ -25,17 +25,16 @@ class Copies:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._model = weakref.ref(selection.unwrap(model))
         params = list(model.parameters())
         self._shapes = [_shapes(params), _shapes(param for param in params if param.requires_grad)]
-        _watched.add(self)
+        _watched.add(selection.unwrap(model))
 
     def optimizer(self) -> str | None:
         """The class of an optimizer that has as many parameters of the same shapes as the model, none of them
         watched; None: there is none. Looks at all objects of the process: not for hot paths.
         """
-        models = [model for copies in list(_watched) if (model := copies._model()) is not None]
-        watched = {param for model in models for param in model.parameters()}
+        gc.collect()  # what is garbage trains nothing
+        watched = {param for model in list(_watched) for param in model.parameters()}
         for one in [one for one in gc.get_objects() if issubclass(type(one), Optimizer)]:
             params = [param for group in getattr(one, "param_groups", ()) for param in group["params"]]
             if params and watched.isdisjoint(params) and _shapes(params) in self._shapes:

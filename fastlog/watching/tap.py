@@ -99,6 +99,12 @@ def is_compiled(module: nn.Module) -> bool:
     return hasattr(module, "_orig_mod") or (call is not None and _tap_of(module) is None)
 
 
+def has_compiled() -> bool:
+    """Whether ``torch.compile`` has compiled anything in this process."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    return dynamo is not None and dynamo.counters["stats"]["unique_graphs"] > 0
+
+
 def _tap_of(module: nn.Module) -> Tap | None:
     call = vars(module).get("_compiled_call_impl")
     call = getattr(call, "tap", call)

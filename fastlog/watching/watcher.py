@@ -129,7 +129,7 @@ class Watcher:
             return
         self._begin()
         if self._count:
-            self._arm()
+            self._arm(by_demand=True)
             return
         self._see_steps()
         if self._steps.is_due:
@@ -158,7 +158,7 @@ class Watcher:
     def log_next(self) -> None:
         """The next step is logged, whatever ``every`` says."""
         self._steps.hurry()
-        self._arm()
+        self._arm(by_demand=True)
 
     def on_moment(self, observer: Observer) -> None:
         """From now on the observer sees each logged step, too."""
@@ -304,10 +304,10 @@ class Watcher:
             if self._steps.starts_due(partial(reading.steps_taken, self._reader.optimizers)):
                 self._arm()
 
-    def _arm(self) -> None:
+    def _arm(self, by_demand: bool = False) -> None:
         if self._activations is not None and self._steps.is_due:
             with self._recorder.guarded():
-                self._activations.arm()
+                self._activations.arm(by_demand)
 
     def _open(self) -> Moment:
         if self._moment is None:
@@ -332,12 +332,8 @@ class Watcher:
             self.hurry()
 
     def _say_what_is_missing(self, moment: Moment) -> None:
-        if self._activations is not None and self._activations.idle:
-            self._voice.say(
-                "unseen",
-                f"no activations were seen in step {moment.step}: its forward pass was part of something "
-                "compiled, or was over when it turned out that the step is to be logged",
-            )
+        if self._activations is not None:
+            self._activations.say_unseen(moment.step, is_sudden=self._steps.due == 0 < moment.step)
         missing = series.GRADIENTS in self._plan.log and moment.params and not moment.found_gradients
         if missing and self._ranks is None:  # of one rank's shards all may be empty
             elsewhere = any(getattr(param, "main_grad", None) is not None for _, param in moment.params)
