@@ -78,6 +78,21 @@ class MomentReader:
         with self._recorder.guarded():
             moment.noted = self.observers.after_step(moment.step, moment.params, moment.read_for)
 
+    def say_if_no_gradients(self, moment: Moment) -> None:
+        """Warns where gradients are to be logged, and no parameter had one."""
+        if series.GRADIENTS not in self._plan.log or not moment.params or moment.found_gradients:
+            return
+        elsewhere = any(getattr(param, "main_grad", None) is not None for _, param in moment.params)
+        self._recorder.voice.say(
+            "no gradients",
+            f"no parameter had a gradient when step {moment.step} was logged: "
+            + (
+                "they are in main_grad, where watch does not look (Megatron, fused accumulation)"
+                if elsewhere
+                else "call backward() before the optimizer's step, and zero_grad() after it"
+            ),
+        )
+
     def forget(self) -> None:
         """Holds no tensor any more."""
         self._model, self._optimizers = nn.Module(), []

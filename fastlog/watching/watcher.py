@@ -322,7 +322,9 @@ class Watcher:
         self._reader.close(moment)
         if self._activations is not None:
             moment.records += self._activations.seen
-        self._say_what_is_missing(moment)
+            self._activations.say_unseen(moment.step, is_sudden=self._steps.due == 0 < moment.step)
+        if self._ranks is None:  # of one rank's shards all may be empty
+            self._reader.say_if_no_gradients(moment)
         self._forget_activations()
         scalars = self._settle(moment.step)
         self._steps.logged(moment.step)
@@ -330,22 +332,6 @@ class Watcher:
             self._recorder.log(moment, scalars, self._plan.options, self._reader.observers)
         if self._reader.observers.want_next:
             self.hurry()
-
-    def _say_what_is_missing(self, moment: Moment) -> None:
-        if self._activations is not None:
-            self._activations.say_unseen(moment.step, is_sudden=self._steps.due == 0 < moment.step)
-        missing = series.GRADIENTS in self._plan.log and moment.params and not moment.found_gradients
-        if missing and self._ranks is None:  # of one rank's shards all may be empty
-            elsewhere = any(getattr(param, "main_grad", None) is not None for _, param in moment.params)
-            self._voice.say(
-                "no gradients",
-                f"no parameter had a gradient when step {moment.step} was logged: "
-                + (
-                    "they are in main_grad, where watch does not look (Megatron, fused accumulation)"
-                    if elsewhere
-                    else "call backward() before the optimizer's step, and zero_grad() after it"
-                ),
-            )
 
     def _settle(self, step: int) -> dict[str, float]:
         asked = self.every
