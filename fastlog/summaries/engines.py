@@ -9,7 +9,7 @@ import torch
 
 from fastlog.common.native import core
 from fastlog.summaries.cuda.devices import transfers_of
-from fastlog.summaries.cuda.plain import PlainFlight, start_plain
+from fastlog.summaries.cuda.plain import PlainLaunch, start_plain
 from fastlog.summaries.cuda.runtime import is_capturing
 from fastlog.summaries.cuda.transfers import CAPTURED, PendingLaunch, Transfers
 from fastlog.summaries.reference import summarize_reference
@@ -26,17 +26,17 @@ class PendingSummary:
     ``len`` is the pinned memory that it holds until then, in bytes. What is pickled are the ``bytes``.
     """
 
-    __slots__ = ("_launch", "_names", "_place")
+    __slots__ = ("_index", "_launch", "_names")
 
-    def __init__(self, launch: PendingLaunch | PlainFlight, place: int, names: Sequence[str]) -> None:
+    def __init__(self, launch: PendingLaunch | PlainLaunch, index: int, names: Sequence[str]) -> None:
         self._launch = launch
-        self._place = place
+        self._index = index
         self._names = names
 
     def __bytes__(self) -> bytes:
         """Raises RuntimeError, with CUDA's own text, where the device failed."""
         try:
-            return self._launch.packed()[self._place]
+            return self._launch.packed()[self._index]
         except RuntimeError as error:
             raise RuntimeError(f"{_all_of(self._names)}: {error}") from error
 

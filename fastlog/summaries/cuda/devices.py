@@ -157,8 +157,8 @@ def _samples(chunk_values: int) -> list[tuple[int, int, int]]:
     tensors of several chunks.
     """
     samples = [(size, _SAMPLE_BYTES // size - 1, code) for code, size in enumerate(_SIZES)]
-    for place, code in zip(range(0, len(samples), 5), _SEVERAL_CHUNKS, strict=True):
-        samples.insert(place, (_SIZES[code], 2 * chunk_values + 1000, code))
+    for index, code in zip(range(0, len(samples), 5), _SEVERAL_CHUNKS, strict=True):
+        samples.insert(index, (_SIZES[code], 2 * chunk_values + 1000, code))
     return samples
 
 

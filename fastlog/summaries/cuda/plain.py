@@ -13,7 +13,7 @@ from fastlog.summaries.summary import EDGES
 _edges: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
 
-class PlainFlight:
+class PlainLaunch:
     """Summaries that a device still works on. Their memory is torch's."""
 
     __slots__ = ("_event", "_lock", "_parts", "_summaries", "nbytes")
@@ -40,7 +40,7 @@ class PlainFlight:
             return self._summaries
 
 
-def start_plain(tensors: Sequence[torch.Tensor], device: int) -> PlainFlight:
+def start_plain(tensors: Sequence[torch.Tensor], device: int) -> PlainLaunch:
     """Enqueues the summaries of dense tensors on the current stream of their device."""
     with torch.cuda.device(device):
         edges = _edges_on(device)
@@ -50,7 +50,7 @@ def start_plain(tensors: Sequence[torch.Tensor], device: int) -> PlainFlight:
             parts.append([(_to_host(integers), _to_host(moments)) for integers, moments in made])
         event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         event.record()
-    return PlainFlight(parts, event)
+    return PlainLaunch(parts, event)
 
 
 def _to_host(tensor: torch.Tensor) -> torch.Tensor:
