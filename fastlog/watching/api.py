@@ -115,7 +115,7 @@ def watch(
         group: "layer": the part of the name up to its first number, or the module; a function of the name
             (None: in no layer); None: no layers.
         top_k: so many tensors of each kind get series of their own: those with NaN or Inf, then those with
-            the largest norms. Layers and model still hold all.
+            the largest norms. Layers and model still hold all. 0: there are only layers and model.
         prefix: all tags begin with it and a slash: ``"generator"`` gives ``generator/grad_norm/global``.
             Without it a second model that is watched with the same writer gets the name of its class.
         budget: largest share of the training's time that the calling thread may spend here, such as 0.01;

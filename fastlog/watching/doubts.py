@@ -23,8 +23,13 @@ def doubts(model: nn.Module, optimizers: Sequence[Optimizer], plan: Plan) -> Ite
     if plan.log & _OF_MODULES:
         yield from _of_modules(model, plan)
     options = plan.options
-    if not (options.histograms or options.scalars or options.tensor_scalars):
-        yield "nothing will be logged with histograms=False, scalars=() and tensor_scalars=(). Choose one"
+    of_tensors = (options.histograms or options.tensor_scalars) and options.top_k != 0
+    if not (of_tensors or options.scalars):
+        yield "nothing will be logged with " + (
+            "top_k=0 and scalars=(). Choose one or more"
+            if options.top_k == 0
+            else "histograms=False, scalars=() and tensor_scalars=(). Choose one"
+        )
 
 
 def _of_optimizers(model: nn.Module, optimizers: Sequence[Optimizer]) -> Iterator[str]:

@@ -86,6 +86,20 @@ def test_names_and_top_k(tmp_path: Path, writer: SummaryWriter) -> None:
     assert events.Scalars("grad_norm/global")[0].value == pytest.approx(total, rel=1e-6)
 
 
+def test_top_k_0_leaves_layers_and_model(tmp_path: Path, writer: SummaryWriter) -> None:
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch(model, writer, optimizer, every=1, log=("weights", "gradients", "updates"), top_k=0)
+    train(model, optimizer, 1)
+    writer.close()
+    events = read(tmp_path)
+    assert not events.Tags()["histograms"]
+    norms = {tag.partition("/")[2] for tag in events.Tags()["scalars"] if tag.startswith("grad_norm/")}
+    assert norms == {"embed", "layers.0", "layers.1", "head", "global"}
+    total = sum(float(grad.norm()) ** 2 for grad in gradients(model).values()) ** 0.5
+    assert events.Scalars("grad_norm/global")[0].value == pytest.approx(total, rel=1e-6)
+
+
 def test_own_groups_and_modules(tmp_path: Path, writer: SummaryWriter) -> None:
     model = Net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -199,6 +199,7 @@ def test_a_replaced_optimizer_that_is_watched_is_well(tmp_path: Path, writer: Su
         ({"exclude": "."}, "leave none of the 11 parameters"),
         ({"log": "activations", "modules": r"\.mlp$"}, "leave no module whose activations"),
         ({"histograms": False, "scalars": (), "tensor_scalars": ()}, "nothing will be logged.*Choose one"),
+        ({"top_k": 0, "scalars": ()}, r"nothing will be logged with top_k=0 and scalars=\(\)"),
     ],
 )
 def test_a_choice_of_nothing_is_said_at_once(
