@@ -30,6 +30,7 @@ def summarize(values: Any) -> TensorSummary | list[TensorSummary]:
 
     Raises:
         TypeError: complex, quantised, string or object values, tensors without data; says what to do instead.
+        ValueError: a list of numbers with masked elements (numpy.ma); of an array they are left out.
         RuntimeError: a CUDA device failed, or the current stream is being captured into a graph.
     """
     if isinstance(values, (list, tuple)) and all(is_tensor_like(v) for v in values):

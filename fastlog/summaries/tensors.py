@@ -33,6 +33,16 @@ class View(NamedTuple):
     device: int | None = None
 
 
+def holds_masked(values: object) -> bool:
+    """Whether an array, or one in a (nested) list, has elements that numpy.ma masks."""
+    if isinstance(values, np.ma.MaskedArray):
+        return bool(np.ma.getmaskarray(values).any())
+    if not isinstance(values, (list, tuple)):
+        return False
+    kinds = (list, tuple, np.ma.MaskedArray)
+    return any(issubclass(kind, kinds) for kind in set(map(type, values))) and any(map(holds_masked, values))
+
+
 def is_tensor_like(values: object) -> bool:
     """True for what is one tensor by itself: a torch tensor or an array, not a list of numbers."""
     return isinstance(values, (torch.Tensor, np.ndarray))
@@ -51,6 +61,7 @@ def view_of(values: Any, name: str = "values") -> View | torch.Tensor:
 
     Raises:
         TypeError: complex, quantised, string or object values, tensors without data; says what to do instead.
+        ValueError: a list with masked elements. Of an array they are left out.
     """
     if type(values) in _PLAIN_TYPES or isinstance(values, torch.Tensor):
         return _tensor_view(values, name)
@@ -205,6 +216,8 @@ def _as_array(values: Any, name: str) -> np.ndarray[Any, Any]:
         return values.compressed()
     if isinstance(values, (str, bytes)) or values is None:
         raise TypeError(f"{name}: expected a tensor, an array or numbers, got {type(values).__name__}")
+    if holds_masked(values):
+        raise ValueError(f"{name}: a list with masked elements (numpy.ma); pass np.ma.stack() of it")
     try:
         array = np.asarray(_without_tensors(values, name))
     except ValueError as error:

@@ -45,9 +45,9 @@ class HistogramMethods(WriterBase):
 
         Args:
             tag: name of the series.
-            values: tensor, array, number or list; any shape and real dtype. Or a ``TensorSummary``, with the
-                default bins. A ``DTensor`` has to be logged on all ranks of its mesh, with the default bins;
-                the writer of the first one logs the whole of it.
+            values: tensor, array, number or list; any shape and real dtype; what NumPy masks is left out. Or
+                a ``TensorSummary``, with the default bins. A ``DTensor`` has to be logged on all ranks of its
+                mesh, with the default bins; the writer of the first one logs the whole of it.
             bins: "tensorflow": TensorBoard's default bins, the fast way. Else what ``np.histogram`` takes,
                 and its result: a number of bins, edges (what is beyond them is not counted), or the name of
                 an estimator (at most 65,536 bins, with a warning).
@@ -105,7 +105,8 @@ class HistogramMethods(WriterBase):
                 parts = []
                 count = functools.partial(of_packed, packed, limit)
             else:
-                parts = [take(values, "values")]
+                shown = values.compressed() if isinstance(values, np.ma.MaskedArray) else values
+                parts = [take(shown, "values")]
                 if 0 in parts[0].shape:
                     raise no_elements("values")
                 tell = functools.partial(bad_values.tell, f"{place} bins", line=line)

@@ -259,6 +259,12 @@ def test_masked_values_do_not_count(mask):
     assert_summary(fastlog.summarize(array), kept)
 
 
+@pytest.mark.parametrize("values", [[1.0, np.ma.masked], [[1.0], [np.ma.array([2.0], mask=True)]]])
+def test_masked_values_in_a_list_of_numbers_are_refused(values):
+    with pytest.raises(ValueError, match=r"^values: a list with masked elements.*np\.ma\.stack"):
+        fastlog.summarize(values)
+
+
 LISTS = {
     "floats": lambda: [1.0, -2.5, 1e25, float("nan"), float("inf")],
     "nested": lambda: [[1, 2], [3, 4]],

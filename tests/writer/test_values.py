@@ -148,3 +148,79 @@ def test_a_warning_made_an_error_comes_after_the_value(tmp_path: Path) -> None:
             writer.add_histogram("h", [math.nan, 1.0], 2)
         assert writer.stats()["bad_values"] == 0
     assert [(tag, step) for tag, step, _ in scalars(tmp_path)] == [("x", 1), ("h", 2), ("h/nan", 2)]
+
+
+# ---- masked values of NumPy
+
+MASKED = np.ma.array([1.0, 99.0, 2.0], mask=[False, True, False])
+MASKED_PIXELS = np.ma.array(np.ones((3, 4, 4)), mask=np.eye(4)[None].repeat(3, 0))
+WITHOUT_A_VALUE: dict[str, tuple[Calls, str]] = {
+    "add_scalar": (lambda w: w.add_scalar("t", np.ma.masked), "add_scalar('t')"),
+    "add_scalar of a shape": (lambda w: w.add_scalar("t", np.ma.array([7.0], mask=True)), "add_scalar('t')"),
+    "add_scalar of a list": (lambda w: w.add_scalar("t", [np.ma.masked]), "add_scalar('t')"),
+    "global_step": (lambda w: w.add_scalar("t", 1.0, np.ma.masked), "add_scalar('t')"),
+    "walltime": (lambda w: w.add_scalar("t", 1.0, 1, np.ma.masked), "add_scalar('t')"),
+    "add_scalars": (
+        lambda w: w.add_scalars("t", {"a": np.ma.masked}),
+        "add_scalars('t', tag_scalar_dict['a'])",
+    ),
+    "add_hparams": (
+        lambda w: w.add_hparams({}, {"acc": np.ma.masked}, "run"),
+        "add_hparams('run', metric_dict['acc'])",
+    ),
+    "add_histogram of a list": (lambda w: w.add_histogram("t", [MASKED, MASKED]), "add_histogram('t')"),
+    "add_histogram of numbers": (lambda w: w.add_histogram("t", [1.0, np.ma.masked]), "add_histogram('t')"),
+    "add_histogram with bins": (lambda w: w.add_histogram("t", [MASKED], bins=3), "add_histogram('t')"),
+    "add_histogram_raw": (
+        lambda w: w.add_histogram_raw("t", 0, 1, np.ma.masked, 1, 1, [1.0, 2.0], [1, 1]),
+        "add_histogram_raw('t')",
+    ),
+    "add_image": (lambda w: w.add_image("t", MASKED_PIXELS), "add_image('t')"),
+    "add_images": (
+        lambda w: w.add_images("t", [MASKED_PIXELS, MASKED_PIXELS], dataformats="CHW"),
+        "add_images('t')",
+    ),
+    "add_video": (lambda w: w.add_video("t", MASKED_PIXELS[None, None]), "add_video('t')"),
+    "add_audio": (lambda w: w.add_audio("t", MASKED), "add_audio('t')"),
+    "add_mesh": (lambda w: w.add_mesh("t", MASKED[None, None]), "add_mesh('t')"),
+    "add_embedding": (lambda w: w.add_embedding(MASKED[None]), "add_embedding('default')"),
+    "add_pr_curve": (lambda w: w.add_pr_curve("t", [0, 1, 1], MASKED), "add_pr_curve('t')"),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_A_VALUE)
+def test_a_masked_value_is_one_warning_and_what_it_hides_is_not_logged(name: str, tmp_path: Path) -> None:
+    call, place = WITHOUT_A_VALUE[name]
+    writer = fastlog.SummaryWriter(tmp_path)
+    with pytest.warns(fastlog.FastlogWarning) as said:
+        for _ in range(2):
+            call(writer)
+        writer.flush()
+        assert writer.stats()["bad_values"] == 2
+        writer.close()
+    text, total = texts(said)
+    assert text.startswith(f"{place}: nothing is logged: ValueError: ") and "masked elements" in text
+    assert ".filled(" in text or "np.ma.stack" in text
+    assert total == f"fastlog: 2 values were not logged: {place} \u00d7 2; see stats()"
+    assert not [tag for tag in values(tmp_path) if not tag.startswith("_hparams_")]
+
+
+@pytest.mark.parametrize("options", [{}, {"bins": 4}, {"bins": [0.0, 1.5, 100.0]}, {"max_bins": 3}], ids=str)
+@pytest.mark.parametrize("shape", [(3,), (1, 3)])
+def test_a_histogram_has_the_values_that_are_not_masked(options: Any, shape: Any, tmp_path: Path) -> None:
+    log(tmp_path / "masked", lambda w: w.add_histogram("h", MASKED.reshape(shape), 1, **options))
+    log(tmp_path / "others", lambda w: w.add_histogram("h", np.array([1.0, 2.0]), 1, **options))
+    assert histograms(tmp_path / "masked") == histograms(tmp_path / "others")
+    assert histograms(tmp_path / "masked")[("h", 1)].num == 2
+
+
+def test_an_array_that_masks_nothing_is_logged_as_any_other(tmp_path: Path) -> None:
+    whole = np.ma.array(np.full((3, 4, 4), 0.5))
+    log(tmp_path, lambda w: (w.add_scalar("s", np.ma.array(3.0), np.ma.array(7)), w.add_image("i", whole)))
+    assert simple_values(tmp_path) == {("s", 7): 3.0}
+    assert "i" in values(tmp_path)
+
+
+def test_a_hyperparameter_that_is_masked_is_left_out_and_said(tmp_path: Path) -> None:
+    with pytest.warns(fastlog.FastlogWarning, match="hparam_dict has None for 'a': left out"):
+        log(tmp_path, lambda w: w.add_hparams({"a": np.ma.masked, "b": 1}, {"m": 1.0}, "run"))

@@ -10,7 +10,7 @@ import torch
 from tensorboardX import x2num
 
 from fastlog.summaries.engines import refuse_captured
-from fastlog.summaries.tensors import strided
+from fastlog.summaries.tensors import holds_masked, strided
 
 MAX_INT = 2**63
 
@@ -58,13 +58,14 @@ def take(value: Any, argument: str) -> Snapshot:
     Raises:
         TypeError: the value is no array of real numbers (strings, objects, complex, quantised, meta or fake
             tensors, distributed tensors); names ``argument`` and the remedy.
-        ValueError: None, or a list whose rows differ in length.
+        ValueError: None, a masked element, or a list whose rows differ in length.
         RuntimeError: the stream of a CUDA tensor is being captured into a graph.
     """
     if value is None:
         raise no_value(argument)
     if isinstance(value, torch.Tensor):
         return _take_tensor(value, argument)
+    _refuse_masked(value, argument)
     try:
         if isinstance(value, (list, tuple)) and any(isinstance(item, torch.Tensor) for item in value):
             return _take_tensor(torch.stack([torch.as_tensor(item) for item in value]), argument)
@@ -153,6 +154,7 @@ def as_int(value: Any, argument: str) -> int:
     Raises:
         TypeError, ValueError: nothing; or, 64 bits do not hold it.
     """
+    _refuse_masked(value, argument)
     try:
         number = int(value)
     except TypeError as error:
@@ -169,6 +171,14 @@ def positive(number: Number, argument: str) -> Number:
     if not 0 < number < math.inf:
         raise ValueError(f"{argument}={number} must be greater than 0, and finite")
     return number
+
+
+def _refuse_masked(value: Any, argument: str) -> None:
+    if holds_masked(value):
+        raise ValueError(
+            f"{argument} has masked elements (numpy.ma), which have no value; pass .filled(NUMBER), or "
+            ".compressed() for the others"
+        )
 
 
 def _spelled(value: str | bytes, argument: str) -> float:
