@@ -48,9 +48,10 @@ class Job {
   std::exception_ptr failure_;
 };
 
-// The threads of the OpenMP runtime that torch has loaded for all to see. After each of torch's operations they spin
-// for some milliseconds on the very cores that helpers need: then they are at once there, and others would wait. But
-// once they sleep they have to be waited for: where they came late they are left alone for a while, for ever longer.
+// The threads of the OpenMP runtime that torch has loaded with global symbols. After each operation of torch these
+// threads spin for some milliseconds, on the cores that helpers need. As long as they spin they begin a job at once,
+// and threads of our own would have to wait for a core. Once they sleep, the caller has to wait until they wake. So
+// after a late job the team rests, twice as long after each further one.
 class Team {
  public:
   Team() : parallel_(reinterpret_cast<Parallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"))) {}

@@ -152,7 +152,7 @@ class Merger:
 
     def stats(self) -> dict[str, int]:
         """How many contributions were merged ``whole``, ``lost`` because not all ranks had them, kept for
-        this rank ``alone``, and ``dropped`` for want of memory; and how many tensors were found to be
+        this rank ``alone``, and ``dropped`` because memory was short; and how many tensors were found to be
         ``differing`` between ranks that should hold the same, or ``incomplete``, and so not logged.
         """
         with self._lock:
@@ -222,7 +222,7 @@ class Merger:
                     "lost",
                     f"fastlog: step {mine.step} ({mine.key}) was logged by the ranks {with_it} of"
                     f" {self._ranks} only; it is lost. All ranks have to log the same things at the"
-                    " same steps (said once)",
+                    " same steps (this warning is shown once)",
                 )
                 return
 
@@ -246,14 +246,15 @@ class Merger:
             self._tell(
                 "differing",
                 f"fastlog: at step {contribution.step} {len(merged.differing)} tensors differ between ranks"
-                f" that should hold the same, {name} on the ranks {one} and {other} among them (said once)",
+                f" that should hold the same, {name} on the ranks {one} and {other} among them (this"
+                " warning is shown once)",
             )
         for name in merged.incomplete:
             self._tell(
                 "incomplete",
                 f"fastlog: at step {contribution.step} some ranks did not bring their parts of {name} (a"
                 " gradient that is None, or another tensor of that name?); what is not whole is not logged"
-                f" ({len(merged.incomplete)} tensors; said once)",
+                f" ({len(merged.incomplete)} tensors; this warning is shown once)",
             )
 
     def _keep_alone(self, contribution: Contribution) -> None:

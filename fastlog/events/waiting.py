@@ -11,7 +11,7 @@ _BUSY = 0.01  # of the time; a thread that computes less hangs, or waits for som
 
 
 class WorkerThread(threading.Thread):
-    """Marks the threads that must never wait for a queue, be it another's: finalizers run on any thread."""
+    """Marks the threads that must never wait for a queue. A finalizer may log on any of them to any queue."""
 
     _cpu_clock: int | None = None
 

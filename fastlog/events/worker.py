@@ -20,7 +20,7 @@ from fastlog.events.job_threads import JobThreads
 from fastlog.events.requests import Requests
 from fastlog.events.waiting import ProgressTimeout, WorkerThread
 
-_BATCH_SECS = 0.05  # an event waits this long for company ...
+_BATCH_SECS = 0.05  # an event waits this long, so that others go to the file with it ...
 _CROWD_EVENTS, _CROWD_BYTES = 8192, 16 << 20  # ... unless so much, or half of what the queue may hold, waits
 _LINGER_SECS = 0.1  # a worker without work looks again by itself, before a put has to wake it
 _IDLE_SECS = 5.0  # and ends after this long
@@ -71,7 +71,7 @@ class Worker:
         lock: guards all that follows.
         changed: notified when room was made, a round is over, or the sinks were closed.
         through: callers write by themselves what they put; no thread is started.
-        stalled: a caller has waited in vain, and nothing was written since.
+        stalled: a caller has waited as long as it may, and nothing was written since.
         thread: at work, or asleep; None: nobody.
         hurry: somebody wants a try now, whatever the pause.
         asked: what callers wait for.
@@ -266,7 +266,7 @@ class Worker:
                 if self.thread is not me:
                     return
                 chunk = self.backlog.take(_CHUNK_EVENTS, _CHUNK_BYTES, last)
-                # What came meanwhile waits for company: else a busy caller is met chunk after tiny chunk.
+                # Later events wait for more: else a caller that puts all the time gets many small chunks.
                 over = not chunk and self.backlog.first_arrived() > last
             if chunk:
                 outcome = self.delivery.write(chunk)

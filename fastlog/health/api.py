@@ -62,7 +62,7 @@ class Report:
 
 
 def check(logdir: str | os.PathLike[str], *, mute: Mapping[str, str] | None = None) -> list[RunHealth]:
-    """Says what is wrong with the runs below a log directory, whoever wrote it.
+    """Says what is wrong with the runs below a log directory, of any logger.
 
     What `fastlog.watch` writes allows all checks. Other loggers' files allow some: ``RunHealth.not_checked``
     says why the rest did not run.

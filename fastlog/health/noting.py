@@ -65,7 +65,7 @@ class Notebook:
         owned: gives the parameters of the model.
         optimizers: that train it.
         modules: gives the classes of the modules whose activations are seen.
-        probe: whether hooks may be put on parameters (not where torch.compile has been at work).
+        probe: whether hooks may be put on parameters (not where torch.compile has compiled).
     """
 
     def __init__(

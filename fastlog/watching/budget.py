@@ -12,7 +12,7 @@ from typing import NamedTuple
 from fastlog.watching.device_time import DeviceTime
 
 FREE_SECONDS = 1.0  # of logging, for which ``every`` does not grow: short trainings keep all their points
-_REMEMBERED = 5  # moments; their median shrugs off a pause for evaluation or a slow first call
+_REMEMBERED = 5  # moments; a pause for evaluation or a slow first call does not move their median
 
 
 class Settled(NamedTuple):

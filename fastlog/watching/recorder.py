@@ -128,7 +128,7 @@ class Recorder:
             self._outbox.bad_values.tell(
                 arguments.REOPENED,
                 f"fastlog.watch: the writer was closed before step {moment.step}, which opens a new file. "
-                "Call remove() of the watcher first, or close the writer later (said once)",
+                "Call remove() of the watcher first, or close the writer later (this warning is shown once)",
             )
         step, wall_time = self._outbox.main().stamp(moment.step, None)
         began = time.monotonic() - self._budget.cost

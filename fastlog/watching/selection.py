@@ -43,8 +43,8 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def compiled(model: nn.Module) -> set[nn.Module]:
-    """The modules that ``torch.compile`` has been at, with all inside of them. Hooks do not belong there: a
-    change of them compiles anew.
+    """The modules that ``torch.compile`` has compiled, with all inside of them. They take no hooks: a change
+    of hooks makes torch compile again.
     """
     return {part for module in model.modules() if is_compiled(module) for part in module.modules()}
 

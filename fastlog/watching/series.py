@@ -65,7 +65,7 @@ class SeriesOptions:
         group: which layer a tensor belongs to; None: no layers.
         top_k: only so many tensors of a kind get series of their own: first those with NaN or Inf, then those
             with the largest norms.
-        hidden: kinds that are there for others' sake (the weights, for the ratio of the updates).
+        hidden: kinds that get no series; others need them (the ratio of the updates needs the weights).
         prefix: what all tags begin with: nothing, or a name and a slash.
     """
 
@@ -129,7 +129,8 @@ def items(
             scalars |= _update_ratios(shown_names + wider_names, heads_of)
         if text := _trouble(kind, names, heads):
             made.append((RAW, _text_event(f"{options.prefix}fastlog/nonfinite", text, step, wall_time)))
-            tell(kind, f"step {step}: {text} (said once; see grad_nan/…, and the text fastlog/nonfinite)")
+            remedy = "this warning is shown once; see grad_nan/…, and the text fastlog/nonfinite"
+            tell(kind, f"step {step}: {text} ({remedy})")
     for observe in observers:
         made += observe(kinds)
     tagged = ((clean_tag(options.prefix + tag), value) for tag, value in scalars.items())

@@ -81,7 +81,8 @@ def tell_place(notices: Notices, logdir: str, reopened: bool, alone: bool) -> No
         notices.tell(
             REOPENED,
             f"SummaryWriter: the one of {logdir} was closed and is used again: it goes on in a new file of "
-            "that directory. Call close() once, at the end; flush() writes what waits (said once)",
+            "that directory. Call close() once, at the end; flush() writes what waits (this warning is"
+            " shown once)",
         )
     if not alone:
         notices.tell(

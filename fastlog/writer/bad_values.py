@@ -1,4 +1,4 @@
-"""Values that cannot be logged, or not as they are: counted, and said once per place and kind of error."""
+"""Values that cannot be logged, or not as they are: counted; one warning for each place and kind of error."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ class BadValues(Notices):
         if reason not in self._told and self._reasons[cause] < _MOST_REASONS:
             self._reasons[cause] += 1
             self._swallowed -= 1
-            self.tell(reason, f"{place}: nothing is logged: {type(error).__name__}: {error} (said once)")
+            problem = f"{place}: nothing is logged: {type(error).__name__}: {error}"
+            self.tell(reason, f"{problem} (this warning is shown once)")
         self.warn()
 
     def tell_total(self) -> None:

@@ -245,11 +245,13 @@ class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
         return subdirectory(logdir, main_tag, tag)
 
     def _encoding(self, place: str) -> media.Encoding:
-        """How the values of one call are encoded; what is cut is said once for each method."""
+        """How the values of one call are encoded; what is cut is one warning for each method."""
         cause, tell, line = f"{place.partition('(')[0]} cut", self.outbox.bad_values.tell, users_line()
-        return media.Encoding(
-            self._as_torch, lambda words: tell(cause, f"{place}: {words} (said once)", line)
-        )
+
+        def tell_cut(words: str) -> None:
+            tell(cause, f"{place}: {words} (this warning is shown once)", line)
+
+        return media.Encoding(self._as_torch, tell_cut)
 
     def __getstate__(self) -> dict[str, Any]:
         """The settings: a copy logs to a file of its own, opened at its first event."""

@@ -173,7 +173,7 @@ class Outbox:
             self.bad_values.tell(
                 "global_step",
                 f"{place}: global_step={global_step!r:.50} is logged as {step}; TensorBoard knows whole "
-                "steps only, so count batches (said once)",
+                "steps only, so count batches (this warning is shown once)",
             )
         return step, wall_time
 

@@ -115,7 +115,8 @@ class PageMethods(WriterBase):
             names = ", ".join(map(repr, missing))
             tell(
                 f"add_hparams without {names}",
-                f"{place}: hparam_dict has None for {names}: left out; pass str(None) to see it (said once)",
+                f"{place}: hparam_dict has None for {names}: left out; pass str(None) to see it"
+                " (this warning is shown once)",
             )
         if os.path.isabs(session) and os.path.realpath(path) != os.path.realpath(session):
             tell(

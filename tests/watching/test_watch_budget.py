@@ -58,7 +58,7 @@ def test_the_budget_is_kept(
             if step == 499:
                 share_so_far = clock.logged / 500
                 assert watcher.every == -(-30 // every) * every
-    assert len(caught) == 1, "said once"
+    assert len(caught) == 1, "one warning"
     assert share_so_far <= 0.0105
     assert clock.logged / 1000 <= 0.01 + 0.3 / 1000
     writer.close()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import fastlog._cuda as _cuda
 
 _SMALLEST = 1 << 14
-_LOOK_AGAIN = 0.002  # seconds between looks at the device, for who waits for pinned memory
+_LOOK_AGAIN = 0.002  # seconds between looks at the device, while a caller waits for pinned memory
 _MAX_STREAMS = 16  # that keep their device memory; those used longest ago give it back, in stream order
 _AT_A_TIME = 16  # launches that it finds finished, or unfinished, before it stops looking
 
@@ -151,8 +151,8 @@ class Transfers:
         self._workspaces: dict[int, _Workspace] = {}
         self._ledger = _Ledger()
         self._pending: deque[weakref.ref[PendingLaunch]] = deque()  # oldest first, collected ones among them
-        # Who gives memory back takes no lock: it may be a finaliser, or the worker for which a signal handler
-        # waits whose thread was interrupted inside of the lock.
+        # Code that gives memory back takes no lock. A finaliser may run it on the thread that holds the lock.
+        # The worker may run it while a signal handler on the thread that holds the lock waits for the worker.
         self._returned: deque[_Slot] = deque()
         self._retired: deque[_Slot] = deque()
         self._unread: deque[_Slot] = deque()
