@@ -9,8 +9,11 @@ from collections.abc import Sequence
 from time import time
 from typing import Any
 
+import torch
 from tensorboardX import summary as tbx
 
+from fastlog.common.notices import SinkError
+from fastlog.writer.bad_values import at_place
 from fastlog.writer.base import WriterBase
 from fastlog.writer.encode import hparams, layouts
 from fastlog.writer.encode.scalars import scalar_item
@@ -105,7 +108,7 @@ class PageMethods(WriterBase):
             self._warn_of_session(place, session, path, missing)
             writer = self.outbox.beside(path)
             for summary in summaries:
-                writer.add_summary(summary, None, wall_time)
+                writer.add_summary(summary, step if self._as_torch else None, wall_time)
             return writer, step, wall_time
         return None
 
@@ -136,11 +139,23 @@ class PageMethods(WriterBase):
             use_strict_trace: False where the model returns a dict or a list.
 
         Raises:
-            RuntimeError: the model cannot be traced with this input.
+            TypeError: ``model`` is no module, or there is no input.
+            RuntimeError, or what the model raises: it cannot be traced with this input.
         """
-        with warnings.catch_warnings():  # nothing that the caller could mend
-            warnings.filterwarnings("ignore", r"`torch\.jit\.trace(_method)?` is deprecated")
-            super().add_graph(model, input_to_model, verbose, use_strict_trace)
+        if not isinstance(model, torch.nn.Module):
+            raise TypeError(f"add_graph: model must be a torch.nn.Module, not {type(model).__name__}")
+        if input_to_model is None:
+            raise TypeError(
+                "add_graph: input_to_model is None; pass what the model is called with, a tensor or a tuple"
+            )
+        try:
+            with warnings.catch_warnings():  # nothing that the caller could mend
+                warnings.filterwarnings("ignore", r"`torch\.jit\.trace(_method)?` is deprecated")
+                super().add_graph(model, input_to_model, verbose, use_strict_trace)
+        except SinkError:
+            raise
+        except Exception as error:
+            raise at_place("add_graph(model, input_to_model)", error) from None
 
     def add_custom_scalars(self, layout: dict[str, dict[str, Sequence[Any]]]) -> None:
         """Logs which scalars the Custom Scalars page shows together. One layout for each run.
@@ -168,4 +183,7 @@ class PageMethods(WriterBase):
 
     def add_onnx_graph(self, onnx_model_file: Any = None, *, prototxt: Any = None) -> None:
         """Logs the graph of an ONNX file; ``prototxt`` is torch.utils.tensorboard's name of the argument."""
-        super().add_onnx_graph(prototxt if onnx_model_file is None else onnx_model_file)
+        file = prototxt if onnx_model_file is None else onnx_model_file
+        if file is None:
+            raise TypeError("add_onnx_graph: onnx_model_file is None; pass the path of an ONNX file")
+        super().add_onnx_graph(file)

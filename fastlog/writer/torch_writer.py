@@ -11,7 +11,8 @@ class TorchSummaryWriter(SummaryWriter):
 
     The charts of a resumed run go on: tags are written as they are ("loss (train)" stays), ``add_scalars``
     writes to the directory ``main_tag``, with "_" for "/", + "_" + ``tag``, and the series of a mesh have
-    torch's names. Pixels and samples are the same. ``add_hparams`` raises for what torch cannot log.
+    torch's names. Pixels and samples are the same. ``add_hparams`` raises for what torch cannot log, and
+    ``global_step`` is the step of the session, too, not of its metrics only.
     """
 
     __module__ = "fastlog"

@@ -133,6 +133,19 @@ def test_torchs_names_go_on(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("step", [None, 0, 5, torch.tensor(7)])
+def test_a_session_of_hyperparameters_has_the_step_that_torch_gives_it(step: Any, tmp_path: Path) -> None:
+    def steps(name: str) -> list[tuple[int, list[str]]]:
+        (path,) = files(tmp_path / name / "trial")
+        return [(event.step, [value.tag for value in event.summary.value]) for event in events(path)[1:]]
+
+    for kind, name in ((TORCH, "theirs"), (TorchSummaryWriter, "ours")):
+        with kind(str(tmp_path / name)) as writer:
+            writer.add_hparams({"lr": 0.1}, {"loss": 1.0}, run_name="trial", global_step=step)
+    assert steps("ours") == steps("theirs")
+    assert {number for number, _ in steps("ours")} == {int(step or 0)}
+
+
 WRONG_HPARAMS: dict[str, tuple[Any, Any, Any]] = {
     "hyperparameters in a list": ([], {}, None),
     "metrics in a list": ({}, [], None),

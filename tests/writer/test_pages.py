@@ -151,6 +151,53 @@ def test_a_graph_costs_no_warning_about_torchs_tracing(tmp_path: Path) -> None:
     assert b"div" in graph
 
 
+class Added(torch.nn.Module):
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return x + y
+
+
+WRONG_GRAPHS: dict[str, tuple[Any, Any, type[Exception], str]] = {
+    "no model": (None, torch.ones(2), TypeError, "add_graph: model must be a torch.nn.Module, not NoneType"),
+    "nothing": (None, None, TypeError, "add_graph: model must be a torch.nn.Module, not NoneType"),
+    "a class": (Added, torch.ones(2), TypeError, "add_graph: model must be a torch.nn.Module, not type"),
+    "a function": (print, torch.ones(2), TypeError, "add_graph: model must be .*, not builtin_function"),
+    "no input": (
+        Added(),
+        None,
+        TypeError,
+        "add_graph: input_to_model is None; pass what the model is called",
+    ),
+    "a missing input": (
+        *(Added(), torch.ones(2), TypeError),
+        r"add_graph\(model, input_to_model\): .*missing 1 required positional argument: 'y'",
+    ),
+    "another shape": (
+        *(Added(), (torch.ones(2), torch.ones(3)), RuntimeError),
+        r"add_graph\(model, input_to_model\): The size of tensor",
+    ),
+    "text": (Added(), "text", RuntimeError, r"add_graph\(model, input_to_model\): Type 'Tuple\[str"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_GRAPHS)
+@pytest.mark.parametrize("kind", [fastlog.SummaryWriter, TorchSummaryWriter])
+def test_a_graph_that_cannot_be_made_is_an_error_that_names_method_and_argument(
+    name: str, kind: Any, tmp_path: Path
+) -> None:
+    model, given, error, text = WRONG_GRAPHS[name]
+    with kind(tmp_path) as writer:
+        with pytest.raises(error, match=f"^{text}"):
+            writer.add_graph(model, given)
+        writer.add_scalar("after", 1.0)
+    assert list(values(tmp_path)) == ["after"]
+
+
+def test_an_onnx_graph_needs_a_file(tmp_path: Path) -> None:
+    writer = fastlog.SummaryWriter(tmp_path)
+    with writer, pytest.raises(TypeError, match=r"^add_onnx_graph: onnx_model_file is None"):
+        writer.add_onnx_graph(None)
+
+
 # ---- custom scalars
 
 
