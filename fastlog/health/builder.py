@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +14,7 @@ from fastlog.summaries.packed import HEAD
 MAX_BYTES = 256 * 2**20
 _FEWEST = 128  # observations that are kept whatever they take
 _FIRST = 16
-_MOST_SCALARS = 16_384  # of one tag
+MOST_SCALARS = 16_384  # of one tag
 
 
 class Rows:
@@ -115,16 +114,12 @@ class HistoryBuilder:
 
     def scalar(self, tag: str, step: int, value: float) -> None:
         """A number that was logged beside the observations."""
-        self.series(tag, [step], [value])
-
-    def series(self, tag: str, steps: Sequence[int], values: Sequence[float]) -> None:
-        """Several numbers of one tag."""
-        kept_steps, kept_values = self.scalars.setdefault(tag, ([], []))
-        kept_steps += steps
-        kept_values += values
-        while len(kept_steps) >= _MOST_SCALARS:  # as of the observations: the oldest become sparser
-            half = len(kept_steps) // 2
-            del kept_steps[:half:2], kept_values[:half:2]
+        steps, values = self.scalars.setdefault(tag, ([], []))
+        steps.append(step)
+        values.append(value)
+        if len(steps) >= MOST_SCALARS:  # as of the observations: the oldest become sparser
+            half = len(steps) // 2
+            del steps[:half:2], values[:half:2]
 
     def _thin(self) -> None:
         width = sum(len(rows.index) * HEAD.itemsize for rows in self._kinds.values())

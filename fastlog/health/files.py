@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from tensorboardX.proto.summary_pb2 import Summary
 
-from fastlog.health.builder import HistoryBuilder
+from fastlog.health.builder import MOST_SCALARS, HistoryBuilder
 from fastlog.health.foreign import heads_of_histograms
-from fastlog.health.history import GRADIENTS, WEIGHTS, History
+from fastlog.health.history import GRADIENTS, WEIGHTS, Floats, History
 from fastlog.health.losses import find_losses, words
 from fastlog.health.record import PLUGIN, Observation, RecordReader
 from fastlog.runs import Run, load
 from fastlog.runs.event_file import HISTOGRAM, TENSOR, EventFile, Rows
 from fastlog.summaries.packed import HEAD, Heads
+
+Scalars = tuple[npt.NDArray[np.int64], Floats]
+"""Steps and values."""
 
 _KINDS = {
     "weights": WEIGHTS,
@@ -66,15 +69,25 @@ def read(logdir: str | os.PathLike[str], loss: str | None = None) -> list[tuple[
 def _history(run: Run, name: str, loss: str | None) -> History:
     builder = HistoryBuilder(name)
     builder.loss_tag = loss
-    for tag in run.tags["scalars"]:
-        series = run.scalars(tag)
-        builder.series(tag, series.steps.tolist(), series.values.tolist())
+    scalars = {tag: _scalars(run, tag) for tag in run.tags["scalars"]}
     for file in run.files:  # each begins with another process
         builder.begin()
         _add_records(builder, file)
     if not builder.count:
-        _add_foreign(builder, run.files)
-    return builder.history()
+        _add_foreign(builder, scalars, run.files)
+    history = builder.history()
+    history.scalars = scalars
+    return history
+
+
+def _scalars(run: Run, tag: str) -> Scalars:
+    """Steps and values; of very many the older ones are sparser."""
+    series = run.scalars(tag)
+    kept = np.arange(len(series))
+    while len(kept) >= MOST_SCALARS:
+        half = len(kept) // 2
+        kept = np.concatenate([kept[1:half:2], kept[half:]])
+    return series.steps[kept], series.values[kept]
 
 
 def _add_records(builder: HistoryBuilder, file: EventFile) -> None:
@@ -90,17 +103,17 @@ def _add_records(builder: HistoryBuilder, file: EventFile) -> None:
                 builder.add(seen)
 
 
-def _add_foreign(builder: HistoryBuilder, files: Sequence[EventFile]) -> None:
+def _add_foreign(builder: HistoryBuilder, scalars: Mapping[str, Scalars], files: Sequence[EventFile]) -> None:
     """Observations from the histograms of others; where there are none, from the steps of the scalars."""
     builder.source = "other"
-    rates = [s for tag, s in builder.scalars.items() if set(words(tag)) & _RATES or tag in _RATES]
-    lr_at = dict(zip(*rates[0], strict=True)) if rates else {}
+    rates = [s for tag, s in scalars.items() if set(words(tag)) & _RATES or tag in _RATES]
+    lr_at = dict(zip(rates[0][0].tolist(), rates[0][1].tolist(), strict=True)) if rates else {}
     lr = float("nan")
     histograms = _Histograms(files)
     seen = histograms.observations()
     if not len(histograms.steps):
-        steps = sorted({step for steps, _ in builder.scalars.values() for step in steps})
-        seen = iter([(step, 0.0, {}) for step in steps])
+        steps = np.unique(np.concatenate([np.empty(0, np.int64), *(steps for steps, _ in scalars.values())]))
+        seen = iter([(step, 0.0, {}) for step in steps.tolist()])
     for step, wall_time, kinds in seen:
         lr = lr_at.get(step, lr)
         builder.add(Observation(step, wall_time, kinds, lr=(lr,) if rates else ()))

@@ -315,11 +315,12 @@ class Run:
             tables = _without_purged(tables)
         index: dict[str, tuple[Tag, list[Rows]]] = {}
         for number, (file, table) in enumerate(zip(self.files, tables, strict=True)):
-            table = table[table["tag"] >= 0]
+            tags = file.tags
             by_tag = table[np.argsort(table["tag"], kind="stable")]
+            by_tag = by_tag[np.searchsorted(by_tag["tag"], 0) :]  # the others are no values
             starts = np.flatnonzero(np.diff(by_tag["tag"], prepend=-1))
             for part in np.split(by_tag, starts[1:]) if len(by_tag) else []:
-                tag = file.tags[part["tag"][0]]
+                tag = tags[part["tag"][0]]
                 known, rows = index.setdefault(
                     tag.name, (tag, [np.zeros(0, table.dtype) for _ in self.files])
                 )
@@ -334,10 +335,13 @@ def _without_purged(tables: Sequence[Rows]) -> list[Rows]:
 
     The first session of a run replaces nothing, as in TensorBoard (EventAccumulator).
     """
+    starts = [np.flatnonzero(table["kind"] == SESSION_START) for table in tables]
+    if sum(map(len, starts)) < 2:
+        return list(tables)
     keep = [np.ones(len(table), bool) for table in tables]
     started = False
     for number, table in enumerate(tables):
-        for at in np.flatnonzero(table["kind"] == SESSION_START):
+        for at in starts[number]:
             if started:
                 step = table["step"][at]
                 for before in range(number):
