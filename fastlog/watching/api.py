@@ -25,7 +25,7 @@ from fastlog.watching.arguments import (
     checked_writer,
 )
 from fastlog.watching.budget import Budget
-from fastlog.watching.doubts import doubts
+from fastlog.watching.doubts import doubts, without_elements
 from fastlog.watching.judging import judge
 from fastlog.watching.plan import Plan
 from fastlog.watching.series import LOGGABLE
@@ -199,9 +199,9 @@ def watch(
         watcher.time_ranks(model)
     if health and writer.outbox.writes and (together is None or together.is_first):
         judge(watcher, model, writer, optimizers, plan, mute or {}, on_finding, loss)
-    if not merged:  # else other ranks may have what this one has not
-        for doubt in doubts(model, optimizers, plan):
-            voice.say(doubt, doubt)
+    # Where ranks log together, others may have what this one has not.
+    for doubt in (*(() if merged else doubts(model, optimizers, plan)), *without_elements(model, plan)):
+        voice.say(doubt, doubt)
     return watcher
 
 

@@ -32,6 +32,19 @@ def doubts(model: nn.Module, optimizers: Sequence[Optimizer], plan: Plan) -> Ite
         )
 
 
+def without_elements(model: nn.Module, plan: Plan) -> Iterator[str]:
+    """What to say of chosen parameters that have no elements, on any rank."""
+    chosen = selection.parameters(model, plan.names) if plan.log - _OF_MODULES else []
+    # A lazy parameter has no size yet.
+    if empty := [name for name, param in chosen if not is_lazy(param) and not param.numel()]:
+        more = f" and {len(empty) - _NAMED} more" if len(empty) > _NAMED else ""
+        have, are = ("has", "is") if len(empty) == 1 else ("have", "are")
+        yield (
+            f"{', '.join(empty[:_NAMED])}{more} {have} no elements (a dimension of size 0) and {are} left"
+            " out: check the sizes that the model was made with, or exclude= them"
+        )
+
+
 def _of_optimizers(model: nn.Module, optimizers: Sequence[Optimizer]) -> Iterator[str]:
     params = {id(param) for param in model.parameters()}
     for optimizer in optimizers:
@@ -58,13 +71,6 @@ def _of_parameters(model: nn.Module, plan: Plan) -> Iterator[str]:
         yield (
             f"all {len(chosen)} parameters are frozen: nothing of {_kinds(plan)} will be logged before one"
             " requires gradients. Pass frozen=True to log frozen ones, too"
-        )
-    # A lazy parameter has no size yet.
-    if empty := [name for name, param in chosen if not is_lazy(param) and not param.numel()]:
-        more = f" and {len(empty) - _NAMED} more" if len(empty) > _NAMED else ""
-        yield (
-            f"{', '.join(empty[:_NAMED])}{more} have no elements (a dimension of size 0) and are left out:"
-            " check the sizes that the model was made with, or exclude= them"
         )
 
 

@@ -102,6 +102,13 @@ def test_stages_with_different_parameters_are_merged_by_name(tmp_path: Path) -> 
     assert events.Scalars("weight_norm/global")[0].value == pytest.approx(norm, rel=1e-6)
 
 
+def test_a_parameter_without_elements_is_said_by_the_rank_that_has_it(tmp_path: Path) -> None:
+    outcomes = run_ranks(2, rank_cases.watch_an_empty_parameter, tmp_path)
+    assert outcomes[0].warnings == []
+    (text,) = outcomes[1].warnings
+    assert "fastlog.watch: nothing has no elements" in text
+
+
 LONG = 40.0
 
 

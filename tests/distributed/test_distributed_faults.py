@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -114,4 +115,5 @@ def test_an_interrupted_rank_ends_at_once_and_says_what_is_lost(tmp_path: Path) 
     one.communicate(timeout=60)
     assert (zero.returncode, one.returncode) == (-signal.SIGINT, 0)
     assert "1 logged steps waited for other ranks when the process ended; they are lost" in said
+    assert re.search(r"fault_cases\.py:\d+: FastlogWarning: fastlog: 1 logged steps", said)
     assert weight_steps(tmp_path) == {"stage0": [0], "stage1": [0]}

@@ -179,8 +179,9 @@ def test_epochs_of_unknown_length_are_told_and_the_last_step_is_watched(tmp_path
         train_dataset=Stream(),
         callbacks=[FastLogCallback(logdir=tmp_path / "logs", log="gradients")],
     )
-    with pytest.warns(FastlogWarning, match=r"no length.*every 2 steps"):
+    with pytest.warns(FastlogWarning, match=r"no length.*every 2 steps") as said:
         trainer.train()
+    assert [each.filename for each in said if each.category is FastlogWarning] == [__file__]
     assert steps(tmp_path / "logs") == [2, 4, 5]
 
 

@@ -206,6 +206,15 @@ def watch_stages(rank: int, logdir: Path) -> Arrays:
     return {name: numpy_of(param) for name, param in model.named_parameters()}
 
 
+def watch_an_empty_parameter(rank: int, logdir: Path) -> None:
+    """The second stage has a parameter without elements."""
+    model = nn.Linear(2, 2)
+    if rank == 1:
+        model.register_parameter("nothing", nn.Parameter(torch.ones(0, 3)))
+    with fastlog.SummaryWriter(logdir / str(rank)) as writer:
+        fastlog.watch(model, writer, log="weights", merge=True).step()
+
+
 def disagree(rank: int, fault: str, logdir: Path, timeout: float) -> dict[str, object]:
     """Six logged steps, each rank with a stage of its own; rank 1 is at ``fault``, most at the third step."""
     torch.manual_seed(0)

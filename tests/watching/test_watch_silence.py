@@ -231,8 +231,8 @@ def test_parameters_without_elements_are_said_in_one_sentence(writer: SummaryWri
 
     model = Empty()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    names = {1: r"p0", 3: r"p0, p1, p2", 5: r"p0, p1, p2 and 2 more"}[count]
-    with pytest.warns(FastlogWarning, match=rf"^fastlog\.watch: {names} have no elements") as said:
+    names = {1: "p0 has", 3: "p0, p1, p2 have", 5: "p0, p1, p2 and 2 more have"}[count]
+    with pytest.warns(FastlogWarning, match=rf"^fastlog\.watch: {names} no elements") as said:
         watch(model, writer, optimizer, every=1)
         for _ in range(2):
             model.full.sum().backward()
