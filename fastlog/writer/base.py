@@ -17,11 +17,11 @@ from fastlog.writer.encode.snapshots import as_int
 from fastlog.writer.file_writer import FileWriter, NullFileWriter
 from fastlog.writer.outbox import Outbox, Settings
 from fastlog.writer.sharding import Sharding
-from fastlog.writer.tags import CLEAN_TAGS, checked_tag, subdirectory
+from fastlog.writer.tags import CLEAN_TAGS, TagBook, check_string, subdirectory
 
 _COMET_OFF = {"disabled": True}
 # What belongs to this process or to the files that it has open.
-_UNPICKLED = ("outbox", "sharding", "_comet_logger")
+_UNPICKLED = ("outbox", "sharding", "_tag_book", "_scalar_tags", "_comet_logger")
 
 
 class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
@@ -33,7 +33,7 @@ class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
     """
 
     merge_timeout = 120.0
-    _tags = CLEAN_TAGS
+    _clean_tags = CLEAN_TAGS
     _keeps_scalars = True  # of add_scalars, for export_scalars_to_json
     _as_torch = False  # encode values as torch.utils.tensorboard does where tensorboardX differs
 
@@ -129,6 +129,8 @@ class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
     def _start(self) -> None:
         self.outbox = self._make_outbox(self._settings)
         self.sharding = Sharding(self.outbox)
+        self._tag_book = TagBook(self._clean_tags, self.outbox.bad_values)
+        self._scalar_tags = self._tag_book.names("add_scalar")
         self._comet_logger = None
 
     def _make_outbox(self, settings: Settings) -> Outbox:
@@ -237,8 +239,9 @@ class WriterBase(tensorboardX.SummaryWriter):  # type: ignore[misc]
         return self.outbox.main()
 
     def _name(self, tag: str, method: str, argument: str = "tag") -> str:
-        """The tag as it is written. Raises TypeError where it is no string."""
-        return self._tags[checked_tag(tag, method, argument)]
+        """The tag as it is written by a method. Raises TypeError where it is no string."""
+        check_string(tag, method, argument)
+        return self._tag_book.names(method)[tag]
 
     def _scalars_directory(self, logdir: str, main_tag: str, tag: str) -> str:
         """Where ``add_scalars`` writes."""

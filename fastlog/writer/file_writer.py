@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -42,12 +43,12 @@ def stamp(step: Any, walltime: Any) -> tuple[int | None, float]:
     """Step and wall time of an event; None stands for no step and for now.
 
     Raises:
-        TypeError, ValueError: not numbers, or a step beyond 64 bits.
+        TypeError, ValueError: not numbers, a step beyond 64 bits, or a time that is not finite.
     """
-    return (
-        None if step is None else as_int(step, "global_step"),
-        time.time() if walltime is None else as_float(walltime, "walltime"),
-    )
+    seconds = time.time() if walltime is None else as_float(walltime, "walltime")
+    if not math.isfinite(seconds):
+        raise ValueError(f"walltime must be seconds since the epoch, not {seconds}")
+    return None if step is None else as_int(step, "global_step"), seconds
 
 
 class EventQueue:

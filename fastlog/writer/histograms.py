@@ -22,7 +22,6 @@ from fastlog.writer.comet import unless_comet
 from fastlog.writer.encode.bins import checked_bins, of_packed, of_snapshot
 from fastlog.writer.encode.histograms import histogram_tags, nonfinite_items
 from fastlog.writer.encode.snapshots import no_elements, no_value, take, take_one
-from fastlog.writer.tags import checked_tag
 
 
 class HistogramMethods(WriterBase):
@@ -147,7 +146,7 @@ class HistogramMethods(WriterBase):
             bucket_limits: the upper limit of each bucket.
             bucket_counts: the number of values in each bucket.
         """
-        tag = checked_tag(tag, "add_histogram_raw")
+        tag = self._name(tag, "add_histogram_raw")
         place = f"add_histogram_raw({tag!r})"
         with self.outbox.guarded(place) as since:
             moments = {"min": min, "max": max, "num": num, "sum": sum, "sum_squares": sum_squares}

@@ -9,7 +9,6 @@ from fastlog.writer.base import WriterBase
 from fastlog.writer.comet import unless_comet
 from fastlog.writer.encode import media
 from fastlog.writer.encode.snapshots import as_float, positive, take
-from fastlog.writer.tags import checked_tag
 
 
 class ImageMethods(WriterBase):
@@ -88,7 +87,7 @@ class ImageMethods(WriterBase):
             labels: a string for each box.
             rescale: factor of the logged image's size.
         """
-        tag = checked_tag(tag, "add_image_with_boxes")
+        tag = self._name(tag, "add_image_with_boxes")
         if isinstance(dataformats, (int, float)):
             rescale, dataformats, labels = (
                 dataformats,

@@ -12,7 +12,7 @@ from fastlog.writer.base import WriterBase
 from fastlog.writer.comet import unless_comet
 from fastlog.writer.encode import embeddings, media
 from fastlog.writer.encode.snapshots import Snapshot, as_int, no_value, positive, take
-from fastlog.writer.tags import checked_tag, subdirectory
+from fastlog.writer.tags import subdirectory
 
 
 class MediaMethods(WriterBase):
@@ -34,7 +34,7 @@ class MediaMethods(WriterBase):
                 What is beyond is cut, with a warning.
             sample_rate: in Hz.
         """
-        tag = checked_tag(tag, "add_audio")
+        tag = self._name(tag, "add_audio")
         place = f"add_audio({tag!r})"
         with self.outbox.guarded(place) as since:
             part = take(snd_tensor, "snd_tensor")
@@ -51,7 +51,7 @@ class MediaMethods(WriterBase):
         Raises:
             TypeError: ``text_string`` is no string.
         """
-        tag = checked_tag(tag, "add_text")
+        tag = self._name(tag, "add_text")
         place = f"add_text({tag!r})"
         with self.outbox.guarded(place):
             if text_string is None:
@@ -83,7 +83,7 @@ class MediaMethods(WriterBase):
                 one sprite of at most 8192 pixels a side.
             metadata_header: names of the columns where ``metadata`` has rows.
         """
-        tag = checked_tag(tag, "add_embedding")
+        tag = self._name(tag, "add_embedding")
         place = f"add_embedding({tag!r})"
         with self.outbox.guarded(place) as since:
             step = self.outbox.stamp(place, global_step, None)[0] or 0
@@ -123,7 +123,7 @@ class MediaMethods(WriterBase):
             num_thresholds: 1 to 127.
             weights: a number, or one for each element.
         """
-        tag = checked_tag(tag, "add_pr_curve")
+        tag = self._name(tag, "add_pr_curve")
         place = f"add_pr_curve({tag!r})"
         with self.outbox.guarded(place) as since:
             parts = [take(labels, "labels"), take(predictions, "predictions")]
@@ -152,7 +152,7 @@ class MediaMethods(WriterBase):
         walltime: float | None = None,
     ) -> None:
         """Logs a precision-recall curve from its counts, one for each threshold."""
-        tag = checked_tag(tag, "add_pr_curve_raw")
+        tag = self._name(tag, "add_pr_curve_raw")
         counts = {
             "true_positive_counts": true_positive_counts,
             "false_positive_counts": false_positive_counts,
@@ -190,7 +190,7 @@ class MediaMethods(WriterBase):
             faces: (batch, faces, 3) of indices of vertices.
             config_dict: settings for Three.js; must survive ``json.dumps``.
         """
-        tag = checked_tag(tag, "add_mesh")
+        tag = self._name(tag, "add_mesh")
         place = f"add_mesh({tag!r})"
         with self.outbox.guarded(place) as since:
             given = {"vertices": vertices, "colors": colors, "faces": faces}
@@ -217,7 +217,7 @@ class MediaMethods(WriterBase):
         Raises:
             TypeError: no dtype that TensorFlow's ``TensorProto`` has.
         """
-        tag = checked_tag(tag, "add_tensor")
+        tag = self._name(tag, "add_tensor")
         place = f"add_tensor({tag!r})"
         with self.outbox.guarded(place) as since:
             part, encode = media.tensor_encoder(tag, tensor, self._as_torch)

@@ -78,7 +78,7 @@ class PageMethods(WriterBase):
             argument = f"metric_dict[{key!r}]"
             place = f"add_hparams({session!r}, {argument})"
             with self.outbox.guarded(place):
-                tag = self._name(key, place)
+                tag = self._name(key, "add_hparams", "a key of metric_dict")
                 writer.put(*scalar_item(argument, tag, value, step, wall_time, place))
         if writer is not self.file_writer:
             writer.retire()
@@ -101,7 +101,7 @@ class PageMethods(WriterBase):
             main = self.outbox.main()
             step, wall_time = self.outbox.stamp(place, global_step, None)
             values = {key: hparams.plain(value) for key, value in hparam_dict.items()}
-            tags = [self._name(key, place) for key in metrics]
+            tags = [self._name(key, "add_hparams", "a key of metric_dict") for key in metrics]
             summaries = hparams.summaries(values, tags, domain)
             path = hparams.session_directory(str(main.get_logdir()), str(self.logdir), session)
             missing = [key for key, value in values.items() if value is None]

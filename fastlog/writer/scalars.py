@@ -62,7 +62,7 @@ class ScalarMethods(WriterBase):
             and new_style is False
         ):
             put, sink = file_writer.direct
-            item = (SCALAR, self._tags[tag], float(scalar_value), global_step, time())
+            item = (SCALAR, self._scalar_tags[tag], float(scalar_value), global_step, time())
             put(sink, item, EVENT_BYTES, False, since)
             return
         self._add_any_scalar(

@@ -16,7 +16,7 @@ class TorchSummaryWriter(SummaryWriter):
     """
 
     __module__ = "fastlog"
-    _tags = VERBATIM_TAGS
+    _clean_tags = VERBATIM_TAGS
     _as_torch = True
     _keeps_scalars = False  # torch has no export_scalars_to_json
 

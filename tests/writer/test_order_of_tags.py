@@ -71,6 +71,7 @@ def encoding(monkeypatch):
     go.set()
 
 
+@pytest.mark.filterwarnings("ignore:.*has logged under the same tag")
 def test_scalars_and_histograms_are_in_the_file_while_an_image_is_encoded(tmp_path: Path, encoding):
     with fastlog.SummaryWriter(tmp_path) as writer:
         writer.add_image("image", PIXELS, 0)

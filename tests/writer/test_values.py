@@ -127,10 +127,10 @@ def test_a_step_that_is_no_whole_number_is_said_once(given: Any, tmp_path: Path)
     def calls(writer: Any) -> None:
         for tag in "ab":
             writer.add_scalar(tag, 1.0, given)
-            writer.add_histogram(tag, [1.0], given)
+            writer.add_histogram(f"{tag}/histogram", [1.0], given)
             writer.add_scalars(tag, {"x": 1.0}, given)
             writer.add_text(tag, "text", given)
-            writer.add_image(tag, np.zeros((3, 2, 2)), given)
+            writer.add_image(f"{tag}/image", np.zeros((3, 2, 2)), given)
 
     with pytest.warns(fastlog.FastlogWarning) as said:
         log(tmp_path, calls)

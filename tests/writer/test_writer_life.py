@@ -303,6 +303,7 @@ def test_a_log_directory_that_is_a_file_is_named_as_such(tmp_path: Path) -> None
 
 
 @pytest.mark.filterwarnings("ignore:add_hparams.*outside of the log directory")
+@pytest.mark.filterwarnings("ignore:.*tag has characters that no file can hold")
 @pytest.mark.parametrize("method", MAKE_PATHS)
 def test_no_tag_leads_outside_the_log_directory(method: str, tmp_path: Path) -> None:
     logdir = tmp_path / "one/two/three/logs"
