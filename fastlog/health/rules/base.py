@@ -34,6 +34,7 @@ _ADAPTIVE = re.compile(
     r"adam|adagrad|adadelta|rmsprop|lion|lamb|nadam|radam|sophia|muon|shampoo|soap|prodigy", re.I
 )
 _TABLES = re.compile(r"embedding", re.I)
+_NO_HEADS = re.compile(r"lora|pooler", re.I)
 _CHART_POINTS = 200
 _ENOUGH = 0.25  # of the parameters: matrices beside large embeddings say little of the model
 
@@ -161,6 +162,14 @@ class Run:
         return tuple(
             name for name in names if re.search(r"weight|kernel", name) and "norm" not in name.lower()
         )
+
+    @cached_property
+    def classes(self) -> int | None:
+        """How many classes the model tells apart, by the rows of its last matrix."""
+        for name, parameter in reversed(list(self.history.parameters.items())):
+            if len(parameter.shape) == 2 and parameter.trainable and not _NO_HEADS.search(name):
+                return max(2, parameter.shape[0])
+        return None
 
     @cached_property
     def updates(self) -> Kind | None:

@@ -108,8 +108,8 @@ class Course:
         """Whether it has become next to nothing of what it was: converged."""
         if not len(self.values):
             return False
-        highest = float(np.max(np.abs(self.values[: max(_FEWEST, len(self.values) // 2)])))
-        return abs(self.late()) < 1e-3 * highest or self.late() == 0.0
+        high = max(abs(float(self.values[0])), abs(self.early()))  # what a blow-up comes down to is no floor
+        return abs(self.late()) < 1e-3 * high or self.late() == 0.0
 
 
 def _some(count: int) -> int:

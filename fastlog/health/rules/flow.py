@@ -300,7 +300,7 @@ EXPLODING_GRADIENTS = Rule(
     _exploding,
     both(needs_kinds(GRADIENTS), needs_loss),
     "global norm over 10 times the median of 50 observations, 3 of 5, or 3 times a layer; loss not falling",
-    "deep MLPs with a gain of 3, recurrent nets without clipping",
+    "planted: 3 to 4 times a layer in MLPs, and a growing RNN; healthy: at most 1.1, or no steady growth",
 )
 
 
@@ -310,7 +310,7 @@ VANISHING_GRADIENTS = Rule(
     both(needs_kinds(GRADIENTS, WEIGHTS), needs_loss),
     "gradient/weight falls with depth to 1e-3 (adaptive optimizers: 1e-4) of the last matrix, 10 of 10; "
     "loss flat",
-    "deep sigmoid MLPs with SGD and Adam; CNN, GPT and BERT stay over 1e-2",
+    "planted: 2e-9 to 2e-6, in deep sigmoid and tanh MLPs; healthy CNN, GPT, ViT, T5 and BERT: 5e-3 and over",
 )
 
 

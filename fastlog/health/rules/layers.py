@@ -344,9 +344,8 @@ DEAD_UNITS = Rule(
     _needs_idle,
     "gradient exactly 0 in 10 observations in a row for 70 % of the units, or 50 % and rising; error "
     "for 90 %",
-    "MLP and CNN with a bias of -20 and with steps that are too large; where little varies in the "
-    "data, healthy "
-    "ReLU nets begin with 50 %",
+    "planted: MLP and CNN whose biases fall by 20 and 100; healthy ReLU nets have up to half, where little "
+    "varies in the data",
 )
 
 SATURATED_ACTIVATIONS = Rule(
@@ -354,7 +353,7 @@ SATURATED_ACTIVATIONS = Rule(
     _saturated,
     _needs_activations_of("a tanh or a sigmoid", "saturated"),  # type: ignore[arg-type]
     "half of the outputs near the limits and under a quarter of the gradient passes, 5 of 5 observations",
-    "deep tanh nets with a gain of 10",
+    "planted: tanh with 20 times the usual weights, sigmoid behind inputs up to 255",
 )
 
 ATTENTION_COLLAPSE = Rule(
@@ -362,7 +361,7 @@ ATTENTION_COLLAPSE = Rule(
     _attention_collapse,
     _needs_attention,
     "effective number of keys under 1.5 and a quarter of its early value, 5 of 5 observations",
-    "small GPT with growing query weights",
+    "planted: GPT with growing query and key weights",
 )
 
 WEIGHT_OUTLIER = Rule(
@@ -370,5 +369,5 @@ WEIGHT_OUTLIER = Rule(
     _weight_outlier,
     both(needs_kinds(WEIGHTS), _needs_blocks),
     "norm 5 times the median of the same role in other blocks, and doubled, 5 of 5 observations",
-    "GPT with one runaway block; healthy blocks differ by up to 2",
+    "planted: 28 times, in a GPT; healthy blocks of GPT, ViT and experts differ by up to 1.1",
 )
