@@ -170,6 +170,8 @@ def make_training(name: str, model: Any, writer: SummaryWriter | None, args: arg
     """A training that starts from a copy of the model's weights."""
     model = copy.deepcopy(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr)
+    if args.sick:
+        FAULTS[args.sick](model, optimizer)
     scheduler = get_linear_schedule_with_warmup(optimizer, args.steps // 10, args.steps)
     return Training(name, model, writer, optimizer, scheduler, args.log_every, args.seed)
 
@@ -282,7 +284,6 @@ def main() -> None:
     trainings = [make_training(name, model, writer, args) for name, writer in writers.items()]
     ours = next(training for training in trainings if training.name == "fastlog")
     if args.sick:
-        FAULTS[args.sick](ours.model, ours.optimizer)
         print(f"planted:     {args.sick}: {FAULTS[args.sick].__doc__}")
     print(f"see it now:  tensorboard --logdir {args.logdir}")
     print(f"             python -m fastlog report {args.logdir} --follow --open\n")

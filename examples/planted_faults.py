@@ -8,6 +8,12 @@ from typing import Any
 import torch
 
 
+def too_high_a_rate(model: Any, optimizer: torch.optim.Optimizer) -> None:
+    """A learning rate with the wrong exponent."""
+    for group in optimizer.param_groups:
+        group["lr"] = 0.05
+
+
 def detached_states(model: Any, optimizer: torch.optim.Optimizer) -> None:
     """The hidden states are detached behind the third layer, say to save memory."""
 
@@ -39,7 +45,8 @@ def dead_units(model: Any, optimizer: torch.optim.Optimizer) -> None:
 
 FAULTS: dict[str, Callable[[Any, torch.optim.Optimizer], None]] = {
     "frozen": detached_states,
+    "lr": too_high_a_rate,
     "nan": division_by_zero,
     "dead": dead_units,
 }
-"""By the word that picks them. Each gets the model and its optimizer before the training."""
+"""By the word that picks them. Each gets the model and its optimizer before there is a scheduler."""
