@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 NATIVE := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test lint format bench bench-plain-sort bench-report soak fuzz cuda-matrix gpu-check docs clean
+.PHONY: demo test health-sets lint format bench bench-plain-sort bench-report soak fuzz cuda-matrix gpu-check docs clean
 .DELETE_ON_ERROR:
 
 $(VENV)/torch.stamp:
@@ -24,6 +24,10 @@ demo: $(VENV)/demo.stamp
 
 test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest $(ARGS)
+
+# trainings with planted faults and healthy ones, three seeds each: what the rules say, as docs/health/evidence.md
+health-sets: $(VENV)/test.stamp
+	cd tests/health && OMP_NUM_THREADS=1 $(CURDIR)/$(BIN)/python -m sets $(ARGS)
 
 soak: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -m soak tests $(ARGS)
