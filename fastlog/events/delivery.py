@@ -171,11 +171,11 @@ class JobError(RuntimeError):
 
 def run_job(job: Item, tags: Tags) -> Item:
     """Runs a job that may log under these tags; returns what takes its place. Never raises."""
-    _, run, _, _, label, *_ = job
+    _, run, _, _, place, *_ = job
     try:
         return (DONE, list(run()), tags)
     except BaseException as error:
-        return (FAILED, JobError(label, error), ())
+        return (FAILED, JobError(place, error), ())
 
 
 def _with_item(entry: Entry, item: Item) -> Entry:

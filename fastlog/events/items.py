@@ -4,14 +4,14 @@
 ``(SCALAR, tag, value, step, wall_time)``                    tag already cleaned, value a float
 ``(HISTOGRAM, tag, packed, step, wall_time)``                packed: ``TensorSummary.to_packed()``
 ``(RAW, event)``                                             bytes of a serialized ``Event`` proto
-``(JOB, run, nbytes, droppable_first, label, aside, tags)``  ``run()`` makes the items, later
+``(JOB, run, nbytes, first_to_go, place, aside, tags)``      ``run()`` makes the items, later
 ``(DONE, items, tags)``                                      what a job has made
 ``(FAILED, error, tags)``                                    why a job has made nothing
 ===========================================================  =========================================
 
 ``step`` is an int or None, ``wall_time`` seconds since the epoch. A job stands for work that the training
 thread must not do (encoding an image, waiting for a device): it holds ``nbytes`` until it has run, and
-returns a sequence of items of the other kinds; ``label`` names it in warnings.
+returns a sequence of items of the other kinds; ``place`` names it in warnings.
 
 ``aside`` says which thread runs a job: ``None``, as where it is left out, the worker, in its turn; else
 ``ENCODER`` or ``DEVICE``, a thread of its own, while the worker goes on with what comes behind it. ``tags``,

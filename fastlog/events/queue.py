@@ -196,14 +196,14 @@ class AsyncQueue:
             waits = self._options.overflow == "block" and not self._worker.stalled and not _on_worker()
             return self._options.block_timeout if waits else 0.0
 
-    def refuse(self, what: str) -> None:
-        """Counts an item for which there was no room elsewhere within ``wait_seconds``; ``what`` is full."""
+    def refuse(self, memory: str) -> None:
+        """Counts an item that found no room in some other memory within ``wait_seconds``."""
         with self._lock:
             self._worker.stalled |= self._options.overflow == "block" and not _on_worker()
             self._backlog.refuse("overflow")
             policy = f"overflow={self._options.overflow!r}"
             self._worker.tell_drop(
-                what, f"{what} is full: dropping what comes, as {policy} says, until there is room."
+                memory, f"{memory} is full: dropping what comes, as {policy} says, until there is room."
             )
         self._worker.notices.warn()
 

@@ -77,7 +77,7 @@ class ChildQueue:
     def wait_seconds(self) -> None:
         """As long as it takes: nothing of a child's stays in flight on a device."""
 
-    def refuse(self, what: str) -> None:
+    def refuse(self, memory: str) -> None:
         """Does nothing: who waits as long as it takes is not refused."""
 
     def flush(self, timeout: float | None = None) -> None:
