@@ -80,6 +80,16 @@ def fake_cuda(cuda_module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Itera
         assert fake.violations == []
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For tiny models, where more threads only wait for each other. Seeds torch, too."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)
+
+
 def _process_state() -> dict[str, object]:
     smallest, one = torch.tensor([5e-324, 1.0], dtype=torch.float64)
     return {

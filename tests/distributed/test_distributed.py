@@ -11,7 +11,8 @@ import rank_cases
 import torch
 from event_files import files
 from run_ranks import run_ranks
-from watch_oracle import EDGES, LAYERS, Expected, read, weight_steps
+from tiny_net import LAYERS
+from watch_oracle import EDGES, Expected, read, weight_steps
 
 from fastlog.integrations import lightning as of_lightning
 from fastlog.integrations import transformers as of_transformers

@@ -8,7 +8,8 @@ import framework_cases
 import numpy as np
 import pytest
 from run_ranks import run_ranks
-from watch_oracle import LAYERS, Expected, expect_step
+from tiny_net import LAYERS
+from watch_oracle import Expected, expect_step
 
 Seen = list[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]
 

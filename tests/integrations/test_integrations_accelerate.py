@@ -12,18 +12,8 @@ import pytest
 import torch
 import yaml
 from hparams_page import hparams_page
-from watch_oracle import (
-    Expected,
-    Net,
-    expect_step,
-    gradients,
-    loss_of,
-    one_thread,
-    read,
-    steps,
-    texts,
-    weights,
-)
+from tiny_net import Net, gradients, loss_of, weights
+from watch_oracle import Expected, expect_step, read, steps, texts
 
 from fastlog.watching import watch
 
@@ -36,8 +26,6 @@ from accelerate.tracking import TensorBoardTracker  # noqa: E402
 from fastlog import FastlogWarning  # noqa: E402
 from fastlog.integrations.accelerate import FastLogTracker  # noqa: E402
 from fastlog.writer import SummaryWriter  # noqa: E402
-
-__all__ = ["one_thread"]  # fixtures
 
 
 @pytest.fixture(autouse=True)

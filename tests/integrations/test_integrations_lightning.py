@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from watch_oracle import LAYERS, Expected, Net, gradients, loss_of, one_thread, read, steps, weights
+from tiny_net import LAYERS, Net, gradients, loss_of, weights
+from watch_oracle import Expected, read, steps
 
 pytest.importorskip("lightning")
 
@@ -16,8 +17,6 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from fastlog.integrations.lightning import FastLogLogger, FastLogWatch
 from fastlog.writer import SummaryWriter
-
-__all__ = ["one_thread"]  # fixtures
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:lightning"),

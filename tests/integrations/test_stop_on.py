@@ -9,16 +9,15 @@ import pytest
 import stop_cases
 import torch
 from run_ranks import run_ranks
+from tiny_net import Net, loss_of
 from trainer_cases import Tokens, arguments, tiny_bert
 from transformers import Trainer, TrainerCallback
-from watch_oracle import Net, loss_of, one_thread, texts
+from watch_oracle import texts
 
 import fastlog
 from fastlog.health.findings import Finding
 from fastlog.integrations.stopping import StopOn
 from fastlog.integrations.transformers import FastLogCallback
-
-__all__ = ["one_thread"]  # fixtures
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:transformers"),

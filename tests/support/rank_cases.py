@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from tiny_net import Net
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
@@ -76,32 +77,6 @@ def log_layouts(rank: int, logdir: Path) -> dict[str, object]:
         refusal = str(error)
     writer.close()
     return {"refusal": refusal, **writer.stats()}
-
-
-class Block(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.query = nn.Linear(6, 6)
-        self.norm = nn.LayerNorm(6)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.norm(x + self.query(x).tanh())
-
-
-class Net(nn.Module):
-    """As in watch_oracle: 11 rows and 3 rows, which no number of ranks here divides."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(11, 6)
-        self.layers = nn.ModuleList([Block(), Block()])
-        self.head = nn.Linear(6, 3)
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        x = self.embed(tokens)
-        for layer in self.layers:
-            x = layer(x)
-        return self.head(x)
 
 
 def make(kind: str) -> nn.Module:

@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 
 import torch
-from rank_cases import Block, shard
+from rank_cases import shard
+from tiny_net import Block
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 

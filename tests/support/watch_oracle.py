@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import nn
-
-from fastlog.writer import SummaryWriter
+from tiny_net import LAYERS
 
 STATS = (
     "norm",
@@ -178,53 +175,6 @@ def texts(logdir: Path | str, tag: str = "fastlog/nonfinite/text_summary") -> li
     return [(e.step, e.tensor_proto.string_val[0].decode()) for e in events.Tensors(tag)]
 
 
-class Block(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.query = nn.Linear(6, 6)
-        self.norm = nn.LayerNorm(6)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.norm(x + self.query(x).tanh())
-
-
-class Net(nn.Module):
-    """An embedding, two numbered layers and a head."""
-
-    def __init__(self, sparse: bool = False) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(11, 6, sparse=sparse)
-        self.layers = nn.ModuleList([Block(), Block()])
-        self.head = nn.Linear(6, 3)
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        x = self.embed(tokens)
-        for layer in self.layers:
-            x = layer(x)
-        return self.head(x)
-
-
-BLOCK = ("query.weight", "query.bias", "norm.weight", "norm.bias")
-LAYERS = {
-    "embed": ["embed.weight"],
-    "layers.0": [f"layers.0.{name}" for name in BLOCK],
-    "layers.1": [f"layers.1.{name}" for name in BLOCK],
-    "head": ["head.weight", "head.bias"],
-}
-
-
-def loss_of(model: nn.Module) -> torch.Tensor:
-    return model(torch.randint(11, (4, 5))).square().mean()
-
-
-def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: param.grad.clone() for name, param in model.named_parameters() if param.grad is not None}
-
-
-def weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: param.detach().clone() for name, param in model.named_parameters()}
-
-
 def expect_step(expected: Expected, step: int, grads: dict[str, Any], params: dict[str, Any]) -> None:
     expected.add(step, "gradients", "grad", grads, LAYERS)
     expected.add(step, "weights", "weight", params, LAYERS)
@@ -242,26 +192,3 @@ def weight_steps(logdir: Path) -> dict[str, list[int]]:
     events = read(logdir)
     tags = [tag for tag in events.Tags()["histograms"] if not tag.endswith(".bias")]
     return {tag.removeprefix("weights/"): [event.step for event in events.Histograms(tag)] for tag in tags}
-
-
-def train(model: nn.Module, optimizer: torch.optim.Optimizer, count: int) -> None:
-    for _ in range(count):
-        optimizer.zero_grad()
-        loss_of(model).backward()
-        optimizer.step()
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny models: more threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def writer(tmp_path: Path) -> Iterator[SummaryWriter]:
-    with SummaryWriter(str(tmp_path)) as opened:
-        yield opened

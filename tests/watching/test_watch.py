@@ -10,29 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_net import BLOCK, LAYERS, Block, Net, gradients, loss_of, weights
 from torch import nn
-from watch_oracle import (
-    BLOCK,
-    LAYERS,
-    Block,
-    Expected,
-    Net,
-    copy,
-    expect_step,
-    gradients,
-    loss_of,
-    one_thread,
-    read,
-    texts,
-    weights,
-    writer,
-)
+from watch_oracle import Expected, copy, expect_step, read, texts
 
 from fastlog.common.notices import FastlogWarning
 from fastlog.watching import LOGGABLE, STATS, watch
 from fastlog.writer import SummaryWriter
-
-__all__ = ["one_thread", "writer"]  # fixtures
 
 
 @pytest.mark.parametrize("set_to_none", [True, False])

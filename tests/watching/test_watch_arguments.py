@@ -10,13 +10,12 @@ import pytest
 import tensorboardX
 import torch
 import torch.utils.tensorboard
+from tiny_net import Net, loss_of
 from torch import nn
-from watch_oracle import Net, loss_of, one_thread, steps, writer
+from watch_oracle import steps
 
 from fastlog.watching import watch
 from fastlog.writer import SummaryWriter
-
-__all__ = ["one_thread", "writer"]  # fixtures
 
 ARGUMENTS = ("every", "offset", "budget", "top_k", "snapshot_bytes", "optimizer", "writer", "model", "prefix")
 

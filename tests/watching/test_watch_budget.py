@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_net import Net, train
 from torch import nn
-from watch_oracle import Net, one_thread, read, steps, train, writer
+from watch_oracle import read, steps
 
 import fastlog.watching.moment
 import fastlog.watching.recorder
@@ -18,8 +19,6 @@ from fastlog.common.native import core
 from fastlog.common.notices import FastlogWarning
 from fastlog.watching import watch
 from fastlog.writer import SummaryWriter
-
-__all__ = ["one_thread", "writer"]  # fixtures
 
 
 class FakeTime:

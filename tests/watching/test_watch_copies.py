@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_net import Net, train
 from torch import nn
-from watch_oracle import Net, one_thread, steps, train, writer
+from watch_oracle import steps
 
 from fastlog import FastlogWarning
 from fastlog.watching import watch
 from fastlog.writer import SummaryWriter
-
-__all__ = ["one_thread", "writer"]  # fixtures
 
 
 @pytest.mark.parametrize("how", ["writer.close", "watcher.remove"])

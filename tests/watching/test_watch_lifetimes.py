@@ -14,13 +14,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from watch_oracle import one_thread, read, steps, writer
+from watch_oracle import read, steps
 
 import fastlog
 from fastlog.watching import watch
 from fastlog.writer import SummaryWriter
-
-__all__ = ["one_thread", "writer"]  # fixtures
 
 
 def make() -> nn.Sequential:

@@ -7,27 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_net import LAYERS, Net, gradients, loss_of, weights
 from torch import nn
-from watch_oracle import (
-    LAYERS,
-    Expected,
-    Net,
-    copy,
-    expect_step,
-    gradients,
-    loss_of,
-    one_thread,
-    read,
-    texts,
-    weights,
-    writer,
-)
+from watch_oracle import Expected, copy, expect_step, read, texts
 
 from fastlog.common.notices import FastlogWarning
 from fastlog.watching import watch
 from fastlog.writer import SummaryWriter
-
-__all__ = ["one_thread", "writer"]  # fixtures
 
 
 @pytest.mark.parametrize("clip", [False, True])

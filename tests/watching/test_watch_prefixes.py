@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_net import Net, loss_of, train
 from torch import nn
-from watch_oracle import Net, loss_of, one_thread, read, steps, texts, train, writer
+from watch_oracle import read, steps, texts
 
 from fastlog import FastlogWarning
 from fastlog.watching import watch
 from fastlog.writer import SummaryWriter
-
-__all__ = ["one_thread", "writer"]  # fixtures
 
 
 class Generator(Net):

@@ -9,16 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_net import Net, gradients, loss_of, train
 from torch import nn
-from watch_oracle import Net, gradients, loss_of, one_thread, read, steps, train, writer
+from watch_oracle import read, steps
 
 import fastlog.watching.recorder
 from fastlog.common.notices import FastlogWarning
 from fastlog.health.names import layer_of
 from fastlog.watching import watch
 from fastlog.writer import SummaryWriter
-
-__all__ = ["one_thread", "writer"]  # fixtures
 
 
 def test_a_resumed_optimizer_says_where_training_was_left(tmp_path: Path) -> None:

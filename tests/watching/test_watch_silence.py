@@ -11,14 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_net import Net, loss_of, train
 from torch import nn
-from watch_oracle import Net, loss_of, one_thread, read, steps, train, writer
+from watch_oracle import read, steps
 
 from fastlog import FastlogWarning
 from fastlog.watching import watch
 from fastlog.writer import SummaryWriter
-
-__all__ = ["one_thread", "writer"]  # fixtures
 
 
 def backward(model: nn.Module, times: int) -> None:

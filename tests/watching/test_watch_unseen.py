@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from watch_oracle import Net, loss_of, one_thread, steps, train, writer
+from tiny_net import Net, loss_of, train
+from watch_oracle import steps
 
 from fastlog import FastlogWarning
 from fastlog.watching import Watcher, watch
 from fastlog.writer import SummaryWriter
-
-__all__ = ["one_thread", "writer"]  # fixtures
 
 
 @pytest.fixture(autouse=True)

@@ -9,27 +9,14 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from tiny_net import LAYERS, Net, gradients, loss_of, weights
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from watch_oracle import (
-    LAYERS,
-    Expected,
-    Net,
-    copy,
-    expect_step,
-    gradients,
-    loss_of,
-    one_thread,
-    read,
-    weights,
-    writer,
-)
+from watch_oracle import Expected, copy, expect_step, read
 
 from fastlog.common.notices import FastlogWarning
 from fastlog.watching import watch
 from fastlog.writer import SummaryWriter
-
-__all__ = ["one_thread", "writer"]  # fixtures
 
 
 @pytest.fixture
