@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 
-HEAD = 8 * (14 + 5) + 8  # counters, moments, span of a packed summary (csrc/core/pack.h)
-SIZES = {0: 8, 1: 4, 2: 2, 3: 2, 10: 2, 11: 4, 12: 8, 14: 2, 15: 4, 16: 8}  # others: 1 byte
 REFUSALS = (TypeError, ValueError, OverflowError)
 
 
@@ -32,13 +30,12 @@ def attempt(function: Any, *arguments: Any) -> Any:
 def check_summaries(core: Any) -> list[bytes]:
     """Buffers of exactly the size: a byte read beyond one ends the process."""
     rng = np.random.default_rng(0)
+    counts = [(code, n) for code in range(len(core.DTYPES)) for n in (0, 1, 15, 17, 2047, 2049, 9001)]
+    long = ("float64", "float32", "bfloat16", "int8")
+    counts += [(code, 70_001) for code, (name, _) in enumerate(core.DTYPES) if name in long]
     arrays = [
-        (rng.integers(0, 256, count * SIZES.get(dtype, 1), dtype=np.uint8), count, dtype)
-        for dtype in range(18)
-        for count in (0, 1, 15, 17, 2047, 2049, 9001)
-    ]
-    arrays += [
-        (rng.integers(0, 256, 70_001 * SIZES.get(d, 1), dtype=np.uint8), 70_001, d) for d in (0, 1, 3, 9)
+        (rng.integers(0, 256, count * core.DTYPES[code][1], dtype=np.uint8), count, code)
+        for code, count in counts
     ]
     rows = [(array.ctypes.data, count, dtype, count % 3) for array, count, dtype in arrays]
     expected = core.summarize(rows, 1)
@@ -48,8 +45,17 @@ def check_summaries(core: Any) -> list[bytes]:
     assert [core.summarize_one(*row, 1) for row in rows] == expected
     for row, packed in zip(rows, expected, strict=True):
         assert core.pack(core.unpack(packed)) == packed
-        assert int(np.frombuffer(packed, "<i8", 14)[12]) == row[1] + row[3]
-    for row in [(0, -1, 1, 0), (0, 1, 18, 0), (0, 1, -1, 0), (0, 0, 1, -1), (-1, 0, 1, 0), (0, 2**63, 1, 0)]:
+        counters = dict(zip(core.COUNTERS, np.frombuffer(packed, "<i8", len(core.COUNTERS)), strict=True))
+        assert counters["num"] == row[1] + row[3]
+    unknown = len(core.DTYPES)
+    for row in [
+        (0, -1, 1, 0),
+        (0, 1, unknown, 0),
+        (0, 1, -1, 0),
+        (0, 0, 1, -1),
+        (-1, 0, 1, 0),
+        (0, 2**63, 1, 0),
+    ]:
         assert isinstance(attempt(core.summarize_one, *row, 1), REFUSALS), row
     for threads in (0, -3):
         assert core.summarize([], threads) == []
@@ -101,20 +107,22 @@ def _record(core: Any, event: bytes) -> bytes:
 
 def check_malformed(core: Any, packed: list[bytes]) -> None:
     rng = random.Random(0)
+    head_bytes = 8 * (len(core.COUNTERS) + len(core.MOMENTS)) + 8  # and the span of the bins
+    bins = len(core.EDGES) // 8 - 1
     samples = [packed[0], packed[1], *rng.sample(packed, 6)]
     cases = [sample[:end] for sample in samples for end in (*range(min(len(sample), 300)), len(sample) - 1)]
     cases += [sample + b"\0" for sample in samples]
     for _ in range(3000):
         broken = bytearray(rng.choice(samples))
         for _ in range(rng.choice((1, 1, 4))):
-            at = rng.randrange(rng.choice((HEAD, len(broken))))
+            at = rng.randrange(rng.choice((head_bytes, len(broken))))
             broken[at] = rng.choice((0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)))
         cases.append(bytes(broken))
     # Spans and counts at the limits of their types.
-    for first in (-(2**31), -1, 0, 1547, 1548, 2**31 - 1):
-        for span in (-(2**31), -1, 0, 1, 1548, 2**31 - 1):
+    for first in (-(2**31), -1, 0, bins - 1, bins, 2**31 - 1):
+        for span in (-(2**31), -1, 0, 1, bins, 2**31 - 1):
             for tail in (b"", b"\x01", b"\0" + b"\xff" * 9 + b"\x01", b"\xff" * 9 + b"\x01", b"\xff" * 12):
-                head = packed[0][: HEAD - 8] + np.array([first, span], "<i4").tobytes()
+                head = packed[0][: head_bytes - 8] + np.array([first, span], "<i4").tobytes()
                 cases.append(head + tail)
     accepted = 0
     for case in cases:
