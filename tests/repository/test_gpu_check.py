@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 import zipfile
@@ -10,18 +9,12 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-
-SCRIPT = Path(__file__).parents[2] / "tools" / "gpu_check.py"
+from scripts import ROOT, load_script
 
 
 @pytest.fixture(scope="module")
 def gpu_check() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("gpu_check", SCRIPT)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where its dataclasses look
-    spec.loader.exec_module(module)
-    return module
+    return load_script("tools/gpu_check.py")
 
 
 def _check(gpu_check: ModuleType, out: Path, script: str, limit: float = 60.0, **how: bool) -> object:
@@ -80,7 +73,7 @@ def test_what_is_missing_comes_from_wheels_or_is_named(
 
 
 def test_only_test_files_with_tests_for_a_device_are_collected(gpu_check: ModuleType) -> None:
-    found = {Path(path).name for path in gpu_check.tests_on_a_device(SCRIPT.parents[1] / "tests")}
+    found = {Path(path).name for path in gpu_check.tests_on_a_device(ROOT / "tests")}
     assert "test_cuda_device.py" in found and len(found) < 5
 
 

@@ -69,7 +69,8 @@ class NetWithLoss(Net):
 
 
 def transformers_trainer(rank: int, logdir: Path) -> list[tuple[Arrays, Arrays]]:
-    from transformers import Trainer, TrainingArguments
+    from trainer_cases import arguments
+    from transformers import Trainer
 
     from fastlog.integrations.transformers import FastLogCallback
 
@@ -82,21 +83,10 @@ def transformers_trainer(rank: int, logdir: Path) -> list[tuple[Arrays, Arrays]]
     torch.manual_seed(0)
     model = NetWithLoss()
     witness = Witness(model)
-    arguments = TrainingArguments(
-        str(logdir / "output"),
-        use_cpu=True,
-        max_steps=2,
-        per_device_train_batch_size=2,
-        learning_rate=0.01,
-        logging_steps=1,
-        report_to="none",
-        save_strategy="no",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-    )
+    settings = arguments(logdir / "output", max_steps=2, logging_steps=1, remove_unused_columns=False)
     data = [{"tokens": torch.tensor([i, i + 1]), "labels": torch.tensor(0)} for i in range(8)]
     callback = FastLogCallback(logdir=logdir)
-    TrainerOnCpu(model, arguments, train_dataset=data, callbacks=[callback]).train()
+    TrainerOnCpu(model, settings, train_dataset=data, callbacks=[callback]).train()
     return witness.seen
 
 

@@ -26,7 +26,8 @@ class NetWithLoss(Net):
 
 def transformers_trainer(rank: int, logdir: Path) -> int:
     """Under DDP. Returns after which step this rank has stopped."""
-    from transformers import Trainer, TrainerCallback, TrainingArguments
+    from trainer_cases import arguments
+    from transformers import Trainer, TrainerCallback
 
     from fastlog.integrations.transformers import FastLogCallback
 
@@ -36,18 +37,7 @@ def transformers_trainer(rank: int, logdir: Path) -> int:
                 poison(model)
 
     torch.manual_seed(0)
-    settings = TrainingArguments(
-        str(logdir / "output"),
-        use_cpu=True,
-        max_steps=STEPS,
-        per_device_train_batch_size=2,
-        learning_rate=0.001,
-        logging_steps=2,
-        report_to="none",
-        save_strategy="no",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-    )
+    settings = arguments(logdir / "output", max_steps=STEPS, learning_rate=0.001, remove_unused_columns=False)
     data = [{"tokens": torch.tensor([i, i + 1]), "labels": torch.tensor(0)} for i in range(8)]
     callbacks = [FastLogCallback(logdir=logdir, stop_on="error"), Poison()]
     trainer = Trainer(NetWithLoss(), settings, train_dataset=data, callbacks=callbacks)

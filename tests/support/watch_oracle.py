@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from oracles import EDGES
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_net import LAYERS
 
@@ -29,19 +30,6 @@ STATS = (
     "below_fp8",
 )
 SMALLEST_NORMAL = {"below_bf16": 2.0**-126, "below_fp16": 2.0**-14, "below_fp8": 2.0**-6}
-
-
-def default_edges() -> np.ndarray:
-    """tensorboardX's edges, made by its own loop."""
-    positive = []
-    value = 1e-12
-    while value < 1e20:
-        positive.append(value)
-        value *= 1.1
-    return np.array([-edge for edge in reversed(positive)] + [0.0] + positive)
-
-
-EDGES = default_edges()
 
 
 def copy(tensor: torch.Tensor) -> np.ndarray:
