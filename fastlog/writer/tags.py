@@ -125,7 +125,8 @@ class TagBook:
             self._notices.tell(
                 "rewritten tag",
                 f"{method}({tag!r}): tag has characters that no file can hold (control characters, lone"
-                f" surrogates). It is written as {name!r}, as other such tags may be (said once)",
+                f" surrogates). It is written as {name!r}, as other such tags may be (this"
+                " warning is shown once)",
             )
         if method in _PLUGINS:
             if len(self._first) >= _MAX_CACHED:
@@ -139,14 +140,14 @@ class TagBook:
             self._notices.tell(
                 "two kinds",
                 f"{method}({tag!r}): {first_method} has logged under the same tag. TensorBoard shows one kind"
-                " of data for each tag: not the later one, and sometimes neither. Give one another tag (said"
-                " once)",
+                " of data for each tag: not the later one, and sometimes neither. Give one another tag (this"
+                " warning is shown once)",
             )
         elif tag != first_tag:
             self._notices.tell(
                 "one name",
                 f"{method}({tag!r}): it is written as {name!r}, as is {first_method}({first_tag!r})."
-                " TensorBoard shows them as one series. Give one another tag (said once)",
+                " TensorBoard shows them as one series. Give one another tag (this warning is shown once)",
             )
 
 

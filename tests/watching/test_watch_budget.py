@@ -68,7 +68,7 @@ def test_the_budget_is_kept(
     assert all(step % every == 0 for step in steps(tmp_path))
 
 
-def test_the_budget_shrugs_off_pauses_and_follows_changes(
+def test_the_budget_ignores_pauses_and_follows_changes(
     tmp_path: Path, writer: SummaryWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = nn.Linear(2, 2)

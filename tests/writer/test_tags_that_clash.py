@@ -71,6 +71,7 @@ def test_two_kinds_of_data_under_one_tag_are_said_where_tensorboard_hides_one(
         assert not texts(said)
     else:
         (text,) = texts(said)
+        assert text.endswith("(this warning is shown once)")
         assert "('a'): add_" in text and "has logged under the same tag" in text and "another tag" in text
         assert said[-1].filename == __file__
 
@@ -101,6 +102,7 @@ def test_two_tags_that_are_written_under_one_name_are_said_once(
             writer.add_scalar(one, 1.0, step)
             writer.add_scalar(other, 2.0, step)
     (text,) = texts(said)
+    assert text.endswith("(this warning is shown once)")
     assert f"add_scalar({other!r})" in text and f"add_scalar({one!r})" in text and repr(name) in text
     assert [row[:2] for row in scalars(tmp_path)] == [(name, step) for step in range(3) for _ in "ab"]
 
@@ -130,6 +132,7 @@ def test_a_tag_with_characters_that_no_file_can_hold_is_said_once(
             writer.add_scalar(tag, 1.0, step)
             writer.add_histogram(f"h{tag}", np.ones(2), step)
     (text,) = texts(said)
+    assert text.endswith("(this warning is shown once)")
     assert text.startswith(f"add_scalar({tag!r}): tag has characters") and repr(name) in text
     assert said[0].filename == __file__
     assert [row[:2] for row in scalars(tmp_path) if row[0] == name] == [(name, step) for step in range(3)]
