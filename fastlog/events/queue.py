@@ -189,6 +189,10 @@ class AsyncQueue:
                     self._worker.wait(self._worker.changed, left)
         return True
 
+    def progress(self) -> tuple[int, float]:
+        """For the ``ProgressTimeout`` of who waits for something that puts."""
+        return self._worker.progress()
+
     def wait_seconds(self) -> float | None:
         """Seconds that ``put`` would now wait for room, None: as long as it takes. For who needs room
         elsewhere before there is an item to put."""

@@ -148,9 +148,10 @@ class Worker:
 
     def timeout(self, seconds: float | None) -> ProgressTimeout:
         """Waits for ``seconds`` in which nothing gets on; None: as long as it takes."""
-        return ProgressTimeout(seconds, self._progress, self.clock)
+        return ProgressTimeout(seconds, self.progress, self.clock)
 
-    def _progress(self) -> tuple[int, float]:
+    def progress(self) -> tuple[int, float]:
+        """How many things have been finished, and how many seconds were computed for others."""
         worker = self.thread
         computed = worker.cpu_seconds() if isinstance(worker, WorkerThread) else 0.0
         return self._finished, computed + self.jobs.computed()

@@ -6,28 +6,38 @@ import contextlib
 import multiprocessing
 import os
 import threading
+import time
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import tensorboardX
 
 from fastlog.common.no_compile import no_compile_methods
 from fastlog.events.items import JOB, Item
+from fastlog.events.waiting import ProgressTimeout
 from fastlog.writer import SummaryWriter
 from fastlog.writer.bad_values import BadValues
 from fastlog.writer.file_writer import FileWriter
 from fastlog.writer.outbox import Outbox, Settings
 
 _LOCK_SECS = 5.0  # a process that has the pipe for longer waits for a parent that is busy, or was killed
-_DRAIN_SECS = 60.0
+_HANG_SECS = (
+    120.0  # without a timeout nobody waits any longer for a pipe or a queue that gets on with nothing
+)
 
 _writer: GlobalSummaryWriter | None = None
 
 
 class ChildPipe:
-    """A pipe from the children of a process to the process."""
+    """A pipe from the children of a process to the process.
+
+    Attributes:
+        received: how many messages the process has taken from it.
+    """
 
     def __init__(self) -> None:
+        self.received = 0
         self.reader, self._writer = multiprocessing.Pipe(duplex=False)
         self._lock = multiprocessing.Lock()
         self._stuck = False
@@ -146,10 +156,10 @@ class SharedWriter(SummaryWriter):
         self._home = os.getpid()
         super().__init__(*args, **kwargs)
         listener = threading.Thread(
-            target=_listen, args=(self._pipe.reader, weakref.ref(self)), name="fastlog-relay", daemon=True
+            target=_listen, args=(self._pipe, weakref.ref(self)), name="fastlog-relay", daemon=True
         )
         listener.start()
-        weakref.finalize(self, _stop, self._pipe, listener, self._home)
+        weakref.finalize(self, _stop, self._pipe, listener, self._home, weakref.ref(self.outbox))
 
     def flush(self, timeout: float | None = None) -> None:
         """As in ``SummaryWriter``, and for what other processes have logged."""
@@ -163,12 +173,15 @@ class SharedWriter(SummaryWriter):
         super().close(timeout)
 
     def _drain(self, timeout: float | None) -> None:
-        """Waits until the events in the pipe are in the queue."""
+        """Waits until the events in the pipe are in the queue; without a timeout as long as they come."""
         if os.getpid() == self._home:
             arrived = threading.Event()
             self._arrivals[id(arrived)] = arrived
             if self._pipe.send(id(arrived)):
-                arrived.wait(_DRAIN_SECS if timeout is None else timeout)
+                if timeout is None:
+                    _wait(arrived.wait, self._pipe, weakref.ref(self.outbox))
+                else:
+                    arrived.wait(timeout)
             self._arrivals.pop(id(arrived), None)
 
     def _receive(self, message: Any) -> None:
@@ -191,20 +204,43 @@ class SharedWriter(SummaryWriter):
         return SharedOutbox(settings, self._pipe, self._home)
 
 
-def _listen(reader: Any, writer_ref: weakref.ref[SharedWriter]) -> None:
+def _listen(pipe: ChildPipe, writer_ref: weakref.ref[SharedWriter]) -> None:
     """Hands messages to the writer until one is None or all senders are gone."""
     with contextlib.suppress(EOFError, OSError):
-        while (message := reader.recv()) is not None:
+        while (message := pipe.reader.recv()) is not None:
             writer = writer_ref()
             if writer is not None:
                 writer._receive(message)
             del writer
+            pipe.received += 1
 
 
-def _stop(pipe: ChildPipe, listener: threading.Thread, home: int) -> None:
+def _stop(pipe: ChildPipe, listener: threading.Thread, home: int, outbox_ref: weakref.ref[Any]) -> None:
     """Ends the listener after what is in the pipe; not in a child, which has a copy of the writer."""
+
+    def is_over(seconds: float) -> bool:
+        listener.join(seconds)
+        return not listener.is_alive()
+
     if os.getpid() == home and pipe.send(None) and listener is not threading.current_thread():
-        listener.join(_DRAIN_SECS)
+        _wait(is_over, pipe, outbox_ref)
+
+
+def _wait(is_over: Callable[[float], bool], pipe: ChildPipe, outbox_ref: weakref.ref[Any]) -> None:
+    """Waits as long as messages are taken from the pipe, or the queue that they go into gets on.
+
+    Args:
+        is_over: waits for some seconds and says whether there is nothing more to wait for.
+    """
+
+    def progress() -> tuple[int, float]:
+        outbox = outbox_ref()
+        finished, computed = (0, 0.0) if outbox is None else outbox.progress()
+        return pipe.received + finished, computed
+
+    patience = ProgressTimeout(_HANG_SECS, progress, time.monotonic)
+    while (left := patience.left()) > 0 and not is_over(left):
+        pass
 
 
 @no_compile_methods

@@ -181,6 +181,10 @@ class Outbox:
         """Seconds to wait for pinned memory; see ``AsyncQueue.wait_seconds``."""
         return 0.0 if self._queue is None else self._queue.wait_seconds()
 
+    def progress(self) -> tuple[int, float]:
+        """See ``AsyncQueue.progress``."""
+        return (0, 0.0) if self._queue is None else self._queue.progress()
+
     def refuse(self) -> None:
         """Counts what was dropped for lack of pinned memory."""
         if self._queue is not None:

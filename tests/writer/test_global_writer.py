@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import tensorboardX
 from event_files import files, scalars
 
 import fastlog
+from fastlog.writer import global_writer
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
@@ -85,6 +88,47 @@ def test_a_killed_child_does_not_take_the_parent_along(tmp_path: Path) -> None:
     writer.add_scalar("a", 1.0)
     writer.close(timeout=30)
     assert logged(tmp_path) == [(0, 1.0)]
+
+
+def send_from_a_child(writer: Any, count: int) -> None:
+    child = multiprocessing.get_context("fork").Process(
+        target=lambda: [writer.add_scalar("a", i) for i in range(count)]
+    )
+    child.start()
+    child.join(60)
+
+
+def test_what_children_have_sent_is_waited_for_as_long_as_it_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(global_writer, "_HANG_SECS", 0.5)
+    receive = global_writer.SharedWriter._receive
+
+    def receive_slowly(writer: Any, message: Any) -> None:
+        time.sleep(0.1)
+        receive(writer, message)
+
+    monkeypatch.setattr(global_writer.SharedWriter, "_receive", receive_slowly)
+    writer = fastlog.GlobalSummaryWriter(str(tmp_path))
+    send_from_a_child(writer, 20)
+    writer.smw.flush()
+    assert len(logged(tmp_path)) == 20
+    writer.close()
+
+
+def test_a_pipe_that_gets_on_with_nothing_does_not_hold_up_flush_and_close(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(global_writer, "_HANG_SECS", 0.1)
+    go_on = threading.Event()
+    monkeypatch.setattr(global_writer.SharedWriter, "_receive", lambda *message: go_on.wait(60))
+    writer = fastlog.GlobalSummaryWriter(str(tmp_path))
+    writer.add_scalar("a", 0.0)
+    send_from_a_child(writer, 3)
+    writer.smw.flush()
+    writer.close()
+    assert logged(tmp_path) == [(0, 0.0)] and not go_on.is_set()
+    go_on.set()
 
 
 def test_a_program_that_leaves_without_closing(tmp_path: Path) -> None:
