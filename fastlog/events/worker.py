@@ -359,11 +359,11 @@ class Worker:
             self.failed_round = self.rounds
             self._pause = min(max(2 * self._pause, _FIRST_PAUSE), _LONGEST_PAUSE)
             self._retry_at = now + (min(self._pause, _CLOSE_PAUSE) if close_to is not None else self._pause)
-            doing = (
+            failure = (
                 "what was written cannot be made durable" if self._sync_first else "events cannot be written"
             )
             self.notices.error(
-                doing, error, "Events wait, within the queue's limits, for the next try; training goes on."
+                failure, error, "Events wait, within the queue's limits, for the next try; training goes on."
             )
             if close_to is None or now < self.asked.close_by:
                 self._set_marks()
