@@ -56,7 +56,7 @@ struct Accumulator {
     huge = 0.0;
   }
 
-  __device__ Moments moments() const {
+  __device__ SplitMoments moments() const {
     return {static_cast<double>(low), static_cast<double>(high), sum, squares, huge};
   }
 

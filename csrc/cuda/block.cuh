@@ -30,19 +30,19 @@ struct DeviceTables {
 
 inline constexpr unsigned kAllLanes = 0xffffffffu;
 
-__device__ inline Moments no_moments() {
+__device__ inline SplitMoments no_moments() {
   const double infinity = static_cast<double>(bit_cast<float>(0x7f800000u));
   return {infinity, -infinity, 0.0, 0.0, 0.0};
 }
 
-__device__ inline Moments folded(const Moments& a, const Moments& b) {
+__device__ inline SplitMoments folded(const SplitMoments& a, const SplitMoments& b) {
   return {fmin(a.min, b.min), fmax(a.max, b.max), a.sum + b.sum, a.sum_squares + b.sum_squares, a.huge + b.huge};
 }
 
 // The moments of a warp's lanes, in a fixed order, on lane 0. All lanes must call.
-__device__ inline Moments fold_warp(Moments moments) {
+__device__ inline SplitMoments fold_warp(SplitMoments moments) {
   for (int offset = 16; offset > 0; offset /= 2) {
-    Moments other;
+    SplitMoments other;
     other.min = __shfl_down_sync(kAllLanes, moments.min, offset);
     other.max = __shfl_down_sync(kAllLanes, moments.max, offset);
     other.sum = __shfl_down_sync(kAllLanes, moments.sum, offset);

@@ -53,7 +53,7 @@ inline std::size_t counters_bytes(std::int64_t tensors) {
 inline std::size_t cleared_bytes(std::int64_t tensors) { return counters_bytes(tensors) + 8; }
 template <class T>
 std::size_t warp_moments_bytes(int grid) {
-  return static_cast<std::size_t>(grid) * T::kMaxRun * (T::kThreads / 32) * sizeof(Moments);
+  return static_cast<std::size_t>(grid) * T::kMaxRun * (T::kThreads / 32) * sizeof(SplitMoments);
 }
 
 // Throws std::invalid_argument for views that no launch can take.
@@ -77,7 +77,7 @@ LaunchPlan plan_launch(const std::vector<TensorView>& views, int multiprocessors
   plan.run =
       static_cast<int>(std::max<std::int64_t>(1, std::min<std::int64_t>(T::kMaxRun, plan.chunks / (plan.grid * 8))));
   plan.table_bytes = static_cast<std::size_t>(plan.tensors) * sizeof(TensorEntry);
-  plan.scratch_bytes = cleared_bytes(plan.tensors) + static_cast<std::size_t>(plan.chunks) * sizeof(Moments) +
+  plan.scratch_bytes = cleared_bytes(plan.tensors) + static_cast<std::size_t>(plan.chunks) * sizeof(SplitMoments) +
                        warp_moments_bytes<T>(plan.grid);
   return plan;
 }

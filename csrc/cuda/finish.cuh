@@ -7,7 +7,7 @@ namespace fastlog::cuda {
 
 template <int kThreads>
 struct FinishShared {
-  Moments moments[kThreads];
+  SplitMoments moments[kThreads];
   int first[2];
   int end[2];
 };
@@ -34,7 +34,7 @@ __global__ void __launch_bounds__(kThreads, 4) finish_kernel(Workspace work) {
       atomicMax(&shared.end[sign], i + 1);
     }
   }
-  Moments mine = no_moments();
+  SplitMoments mine = no_moments();
   if (!patterns) {
     for (int c = thread; c < entry.chunks; c += kThreads) {
       mine = folded(mine, work.chunk_moments[entry.first_chunk + c]);

@@ -49,7 +49,7 @@ inline Workspace workspace_of(const LaunchPlan& plan, const Buffers& buffers) {
   work.run = plan.run;
   work.counters = reinterpret_cast<unsigned long long*>(buffers.scratch);
   work.next_chunk = reinterpret_cast<unsigned*>(buffers.scratch + counters_bytes(plan.tensors));
-  work.chunk_moments = reinterpret_cast<Moments*>(buffers.scratch + cleared_bytes(plan.tensors));
+  work.chunk_moments = reinterpret_cast<SplitMoments*>(buffers.scratch + cleared_bytes(plan.tensors));
   work.warp_moments = work.chunk_moments + plan.chunks;
   work.tables = reinterpret_cast<const DeviceTables*>(buffers.device_tables);
   return work;

@@ -22,8 +22,8 @@ inline constexpr int kAboveFp16 = kSlots + 2;
 inline constexpr int kPatterns = 256;
 static_assert(kAboveFp16 < kSignStride && kPatterns <= kSlotCounters);
 
-// Over the finite values; these are the identities of the fold.
-struct Moments {
+// Moments of the finite values, the sum in two parts.
+struct SplitMoments {
   double min;
   double max;
   double sum;  // of magnitudes up to kHuge
@@ -36,7 +36,7 @@ inline constexpr double kHugeScale = 0x1p-64;
 // In pinned memory, written by finish_kernel: this head, then the counts of the two spans, 32 bits each, or 64
 // where the tensor has 2^32 values or more.
 struct RecordHead {
-  Moments moments;
+  SplitMoments moments;
   std::int64_t above[3];
   float multiplier;
   std::int32_t written;   // 1: complete

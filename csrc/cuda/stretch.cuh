@@ -17,8 +17,8 @@ struct Workspace {
   int run;
   unsigned long long* counters;  // kSlotCounters for each tensor, zero before the launch
   unsigned* next_chunk;          // the first that no block has taken, zero before the launch
-  Moments* chunk_moments;
-  Moments* warp_moments;  // of one flush, for each block
+  SplitMoments* chunk_moments;
+  SplitMoments* warp_moments;  // of one flush, for each block
   const DeviceTables* tables;
 };
 
@@ -68,7 +68,7 @@ __device__ inline void for_each_vector(const Storage* data, int count, One one, 
 
 // Room for the moments of each warp in the block's i-th chunk of a stretch.
 template <class T>
-__device__ inline Moments* warp_moments(const Workspace& work, int i) {
+__device__ inline SplitMoments* warp_moments(const Workspace& work, int i) {
   return work.warp_moments + (static_cast<std::int64_t>(blockIdx.x) * T::kMaxRun + i) * (T::kThreads / 32);
 }
 
@@ -128,7 +128,7 @@ __device__ inline void count_slots(SummarizeShared<T>& shared, const Workspace& 
             mine.add(x);
           }
         });
-    const Moments of_warp = fold_warp(mine.moments());
+    const SplitMoments of_warp = fold_warp(mine.moments());
     if (threadIdx.x % 32 == 0) warp_moments<T>(work, chunk - shared.stretch.first)[threadIdx.x / 32] = of_warp;
   }
 }

@@ -55,7 +55,7 @@ __device__ inline void flush(SummarizeShared<T>& shared, const Workspace& work) 
   constexpr int kWarps = T::kThreads / 32;
   const int lane = static_cast<int>(threadIdx.x % 32);
   for (int i = static_cast<int>(threadIdx.x / 32); i < stretch.last - stretch.first; i += kWarps) {
-    const Moments of_chunk = fold_warp(lane < kWarps ? warp_moments<T>(work, i)[lane] : no_moments());
+    const SplitMoments of_chunk = fold_warp(lane < kWarps ? warp_moments<T>(work, i)[lane] : no_moments());
     if (lane == 0) work.chunk_moments[stretch.first + i] = of_chunk;
   }
 }
