@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 import time
+import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +18,7 @@ from tensorboardX import summary as tbx
 from tensorboardX.proto.event_pb2 import Event
 from torch.optim import Optimizer
 
+from fastlog.common.notices import FastlogWarning
 from fastlog.events.items import RAW, SCALAR, Item
 from fastlog.health import cards, losses, rules
 from fastlog.health.builder import HistoryBuilder
@@ -24,6 +29,7 @@ from fastlog.health.record import Names, Observation, RecordWriter
 from fastlog.health.report.tensorboard import Overview
 from fastlog.health.samples import Named
 from fastlog.health.saturation import Saturation
+from fastlog.health.stall import Stall
 from fastlog.summaries.packed import Heads
 
 _MAX_BYTES = 32 * 2**20  # of the history
@@ -120,6 +126,32 @@ class Live:
             history = self._builder.history()
             return self._judge(int(history.steps[-1]), float(history.wall_times[-1]), in_any_case=True)
 
+    def stalled(self, now: float, where: str) -> list[Item]:
+        """The training has stood still for long, and waits there. Warns at once: no other thread may do."""
+        try:
+            with self._lock:
+                history = self._builder.history()
+                history.now = now
+                found = rules.run(history, self._mute).findings
+        except Exception as error:  # a mistake in here must not be one of the program's
+            self._warn("health", f"fastlog.watch: health is not judged: {type(error).__name__}: {error}")
+            return []
+        finding = next((one for one in found if one.rule == "stalled"), None)
+        if finding is None:
+            return []
+        advice = f"It waits in {where}; `py-spy dump --pid {os.getpid()}` shows more."
+        finding = replace(finding, evidence={**finding.evidence, "waits in": where}, advice=advice)
+        self._waiting.append(finding)
+        self._series[finding.rule] = True
+        with contextlib.suppress(FastlogWarning):
+            warnings.warn(f"fastlog: {cards.line(finding)}", FastlogWarning, stacklevel=2)
+        step = finding.last_step
+        card = tbx.text(_TEXT_TAG, cards.card(finding))
+        return [
+            (RAW, Event(step=step, wall_time=now, summary=card).SerializeToString()),
+            (SCALAR, f"{_TEXT_TAG}/{finding.rule}", 1.0, step, now),
+        ]
+
     def _observation(self, logged: Any) -> Observation:
         note: Note = logged.noted if logged.noted is not None else Note()
         kinds: dict[str, tuple[Names, Heads]] = {
@@ -202,9 +234,10 @@ class Live:
 class Attendant:
     """An observer of a watcher (``fastlog.watching.observers.Observer``): takes notes for a ``Live``."""
 
-    def __init__(self, live: Live, notebook: Notebook) -> None:
+    def __init__(self, live: Live, notebook: Notebook, stall: Stall) -> None:
         self._live = live
         self._notebook = notebook
+        self._stall = stall
 
     @property
     def wants_next(self) -> bool:
@@ -221,6 +254,7 @@ class Attendant:
 
     def after_step(self, step: int, params: Named, stepped: Collection[Optimizer]) -> Note:
         """Notes what there is after it."""
+        self._stall.step_seen()
         return self._notebook.after(params, stepped)
 
     def observe(self, logged: Any) -> list[Item]:
@@ -230,6 +264,7 @@ class Attendant:
     def end(self) -> None:
         """Takes away what is hooked into the model."""
         self._notebook.stop()
+        self._stall.end()
 
 
 def _is_worse(finding: Finding, before: Finding) -> bool:

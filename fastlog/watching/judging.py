@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import nn
 from torch.optim import Optimizer
 
+from fastlog.events.items import JOB
 from fastlog.health.findings import Finding
 from fastlog.health.inventory import Owned
 from fastlog.health.live import Attendant, Live, weakly
 from fastlog.health.noting import Notebook
+from fastlog.health.stall import Stall
 from fastlog.watching import selection, series
 from fastlog.watching.plan import Plan
 from fastlog.watching.watcher import Watcher
@@ -49,6 +51,16 @@ def judge(
         probe=not selection.compiled(model),
     )
     live = Live(writer.outbox.bad_values.tell, weakly(watcher.hurry, None), mute, on_finding, loss)
-    watcher.on_moment(Attendant(live, notebook))
+    outbox = weakref.ref(writer.outbox)
+    judge_stall = weakly(live.stalled, [])
+
+    def stalled(now: float, where: str) -> None:
+        items, there = judge_stall(now, where), outbox()
+        if items and there is not None:
+            there.main().put((JOB, lambda: items, 0, True, "fastlog.watch"), 0, True)
+
+    stall = Stall(stalled)
+    weakref.finalize(live, stall.end)
+    watcher.on_moment(Attendant(live, notebook, stall))
     writer.outbox.on_items(live.scalars)
     writer.outbox.on_close(live.last_words, live.announce)
