@@ -1,6 +1,7 @@
 """fastlog: a drop-in SummaryWriter that logs every weight's and gradient's histogram almost for free."""
 
 from fastlog.common.notices import FastlogWarning
+from fastlog.comparing.api import compare
 from fastlog.custom_op import from_tensors
 from fastlog.health.api import Report, check, report
 from fastlog.install import install, uninstall
@@ -24,6 +25,7 @@ __all__ = [
     "TensorSummary",
     "TorchSummaryWriter",
     "check",
+    "compare",
     "flush_on_signals",
     "from_tensors",
     "install",

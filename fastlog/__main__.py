@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
+from fastlog.comparing import command as comparing
 from fastlog.health import command as health
 from fastlog.health import tail
 from fastlog.runs import export
@@ -154,6 +155,11 @@ COMMANDS = {
         health.check_arguments,
     ),
     "report": Command("the same on one page, with pictures", health.run_report, health.report_arguments),
+    "compare": Command(
+        "where two runs part: the first step, the first tensors, and what it looks like",
+        comparing.run_compare,
+        comparing.compare_arguments,
+    ),
     "tail": Command("a run that goes on, in a terminal", tail.run_tail, tail.tail_arguments),
     "export": Command("what was logged, as CSV, JSON or Parquet", export.run_export, export.export_arguments),
     "run": Command(

@@ -24,6 +24,7 @@ ROOMS = {
     "writer": {"common", "summaries", "events", "distributed"},
     "runs": {"common", "summaries"},
     "health": {"common", "summaries", "events", "runs", "writer"},
+    "comparing": {"common", "summaries", "runs", "health"},
     "watching": {"common", "summaries", "events", "distributed", "writer", "health"},
     "integrations": {"common", "summaries", "distributed", "writer", "watching", "health"},
 }
