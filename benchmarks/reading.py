@@ -4,8 +4,8 @@
 
 Writes three log directories (1 M scalars, 100,000 histograms, 1 GB of both and of images) and reads each with
 every reader that is installed: all scalars and histograms as arrays. CPU seconds are of the reader alone;
-neighbours on the machine change them less than the seconds. The Rust server reads into its own memory and hands
-out nothing.
+neighbours on the machine change them less than the seconds. The Rust server reads into its own memory and
+hands out nothing.
 """
 
 from __future__ import annotations
