@@ -114,17 +114,25 @@ class Live:
                 self._judged = False
                 record = (RAW, self._records.event(seen))
                 return [record, *self._judge(seen.step, seen.wall_time)]
-        except Exception as error:  # a mistake in here must not cost the log
-            self._warn("health", f"fastlog.watch: health is not judged: {type(error).__name__}: {error}")
+        except Exception as error:
+            self.fail(error)
             return []
 
     def last_words(self) -> list[Item]:
         """Judges what has not been judged yet, at the end of the log."""
-        with self._lock:
-            if self._judged or not self._builder.count:
-                return []
-            history = self._builder.history()
-            return self._judge(int(history.steps[-1]), float(history.wall_times[-1]), in_any_case=True)
+        try:
+            with self._lock:
+                if self._judged or not self._builder.count:
+                    return []
+                history = self._builder.history()
+                return self._judge(int(history.steps[-1]), float(history.wall_times[-1]), in_any_case=True)
+        except Exception as error:
+            self.fail(error)
+            return []
+
+    def fail(self, error: Exception) -> None:
+        """A mistake in here must cost neither the log nor the program: it is said."""
+        self._warn("health", f"fastlog.watch: health is not judged: {type(error).__name__}: {error}")
 
     def stalled(self, now: float, where: str) -> list[Item]:
         """The training has stood still for long, and waits there. Warns at once: no other thread may do."""
@@ -133,8 +141,8 @@ class Live:
                 history = self._builder.history()
                 history.now = now
                 found = rules.run(history, self._mute).findings
-        except Exception as error:  # a mistake in here must not be one of the program's
-            self._warn("health", f"fastlog.watch: health is not judged: {type(error).__name__}: {error}")
+        except Exception as error:
+            self.fail(error)
             return []
         finding = next((one for one in found if one.rule == "stalled"), None)
         if finding is None:
@@ -250,12 +258,19 @@ class Attendant:
 
     def before_step(self, step: int, params: Named) -> None:
         """Notes what there is before a step."""
-        self._notebook.before(step, params)
+        try:
+            self._notebook.before(step, params)
+        except Exception as error:
+            self._live.fail(error)
 
     def after_step(self, step: int, params: Named, stepped: Collection[Optimizer]) -> Note:
         """Notes what there is after it."""
         self._stall.step_seen()
-        return self._notebook.after(params, stepped)
+        try:
+            return self._notebook.after(params, stepped)
+        except Exception as error:
+            self._live.fail(error)
+            return Note()
 
     def observe(self, logged: Any) -> list[Item]:
         """Lets the rules look at it."""

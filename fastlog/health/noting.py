@@ -228,8 +228,9 @@ def _steps_of(optimizers: Iterable[Optimizer]) -> float | None:
     for optimizer in optimizers:
         state: Any = next(iter(optimizer.state.values()), None)
         step = state.get("step") if isinstance(state, dict) else None
-        on_host = not isinstance(step, torch.Tensor) or step.device.type == "cpu"
-        return float(step) if step is not None and on_host else None
+        if isinstance(step, torch.Tensor):
+            return float(step) if step.device.type == "cpu" and step.numel() == 1 else None
+        return float(step) if isinstance(step, (int, float)) else None
     return None
 
 

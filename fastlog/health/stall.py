@@ -96,11 +96,12 @@ class Stall:
         self._loop = loop_here()
         self._has_told = False
         if self._thread is None or not self._thread.is_alive():  # a fork has none
+            self._ended.clear()
             self._thread = BackgroundThread(target=self._run, name="fastlog-stall", daemon=True)
             self._thread.start()
 
     def end(self) -> None:
-        """No more steps come."""
+        """No more steps are expected."""
         self._ended.set()
 
     def until_look(self) -> float:

@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from fastlog.events.items import JOB
@@ -37,7 +38,9 @@ def judge(
 
     def owned() -> Owned:
         found = held()
-        return [] if found is None else selection.owned_parameters(found, plan.names)
+        if found is None:
+            return []
+        return [one for one in selection.owned_parameters(found, plan.names) if not is_lazy(one[1])]
 
     def classes() -> dict[str, str]:
         found = held()
@@ -63,4 +66,9 @@ def judge(
     weakref.finalize(live, stall.end)
     watcher.on_moment(Attendant(live, notebook, stall))
     writer.outbox.on_items(live.scalars)
-    writer.outbox.on_close(live.last_words, live.announce)
+
+    def closed() -> None:
+        stall.end()
+        live.announce()
+
+    writer.outbox.on_close(live.last_words, closed)

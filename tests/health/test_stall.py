@@ -133,6 +133,7 @@ def test_a_training_that_hangs_is_told_while_it_hangs(
     monkeypatch.setattr(pace, "_SECONDS", 0.2)
     monkeypatch.setattr(pace, "_TIMES", 1e-6)
     goes_on, found = threading.Event(), []
+    before = set(threading.enumerate())
     model = nn.Linear(3, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
 
@@ -166,4 +167,6 @@ def test_a_training_that_hangs_is_told_while_it_hangs(
     assert "stalled" in texts(tmp_path, "fastlog/health/text_summary")[0][1]
     series = [(e.step, e.value) for e in read(tmp_path).Scalars("fastlog/health/stalled")]
     assert series[0] == (5, 1.0) and {value for step, value in series if step > 5} == {0.0}
-    assert not any(thread.name == "fastlog-stall" for thread in threading.enumerate())
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
+        assert not thread.is_alive()

@@ -154,7 +154,7 @@ class Run:
             return tuple(
                 name
                 for name, p in parameters.items()
-                if p.trainable and len(p.shape) > 1 and min(p.shape[0], p.numel // p.shape[0]) > 1
+                if p.trainable and len(p.shape) > 1 and p.numel and min(p.shape[0], p.numel // p.shape[0]) > 1
                 if not _TABLES.search(p.module) and not _TABLES.search(name)
             )
         weights = self.kind(WEIGHTS)
