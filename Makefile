@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 NATIVE := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test health-sets lint format bench bench-plain-sort bench-report soak fuzz cuda-matrix gpu-check docs clean
+.PHONY: demo test health-sets lint format bench bench-plain-sort bench-report soak fuzz arm-check cuda-matrix gpu-check docs clean
 .DELETE_ON_ERROR:
 
 $(VENV)/torch.stamp:
@@ -35,6 +35,11 @@ soak: $(VENV)/test.stamp
 # ARGS=600: seconds. Needs clang++.
 fuzz: $(VENV)/test.stamp
 	$(BIN)/python tests/repository/native/fuzz.py $(ARGS)
+
+# The core for aarch64, under qemu: its bytes are compared with this machine's, its instructions counted. Needs Debian's
+# g++-aarch64-linux-gnu and qemu-user.
+arm-check: $(VENV)/test.stamp
+	PYTHONPATH=tests/repository $(BIN)/python -m native.arm_check
 
 bench: $(VENV)/bench.stamp
 	mkdir -p build

@@ -3,9 +3,14 @@
 #include <array>
 #include <cstring>
 
-#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#if defined(__x86_64__)
 #include <nmmintrin.h>
-#define FASTLOG_HAS_SSE42_BUILD 1
+#define FASTLOG_CRC32C_PATH "sse4.2"
+#elif defined(__aarch64__) && defined(__linux__)
+#include <arm_acle.h>
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#define FASTLOG_CRC32C_PATH "armv8"
 #endif
 
 namespace fastlog::events {
@@ -39,28 +44,44 @@ std::uint32_t load32(const unsigned char* at) {
          static_cast<std::uint32_t>(at[2]) << 16 | static_cast<std::uint32_t>(at[3]) << 24;
 }
 
-#ifdef FASTLOG_HAS_SSE42_BUILD
-__attribute__((target("sse4.2"))) std::uint32_t crc32c_sse42(const void* data, std::size_t size) {
+#ifdef FASTLOG_CRC32C_PATH
+#if defined(__x86_64__)
+#define FASTLOG_CRC32C_TARGET __attribute__((target("sse4.2")))
+FASTLOG_CRC32C_TARGET inline std::uint64_t add_word(std::uint64_t crc, std::uint64_t word) {
+  return _mm_crc32_u64(crc, word);
+}
+FASTLOG_CRC32C_TARGET inline std::uint32_t add_byte(std::uint32_t crc, unsigned char byte) {
+  return _mm_crc32_u8(crc, byte);
+}
+bool has_instruction() { return __builtin_cpu_supports("sse4.2") != 0; }
+#else
+#define FASTLOG_CRC32C_TARGET __attribute__((target("+crc")))
+FASTLOG_CRC32C_TARGET inline std::uint64_t add_word(std::uint64_t crc, std::uint64_t word) {
+  return __crc32cd(static_cast<std::uint32_t>(crc), word);
+}
+FASTLOG_CRC32C_TARGET inline std::uint32_t add_byte(std::uint32_t crc, unsigned char byte) {
+  return __crc32cb(crc, byte);
+}
+bool has_instruction() { return (getauxval(AT_HWCAP) & HWCAP_CRC32) != 0; }
+#endif
+
+FASTLOG_CRC32C_TARGET std::uint32_t crc32c_by_instruction(const void* data, std::size_t size) {
   const auto* at = static_cast<const unsigned char*>(data);
   std::uint64_t crc = 0xffffffffu;
   for (; size >= 8; at += 8, size -= 8) {
     std::uint64_t word;
     std::memcpy(&word, at, sizeof(word));
-    crc = _mm_crc32_u64(crc, word);
+    crc = add_word(crc, word);
   }
   auto low = static_cast<std::uint32_t>(crc);
-  for (; size > 0; ++at, --size) low = _mm_crc32_u8(low, *at);
+  for (; size > 0; ++at, --size) low = add_byte(low, *at);
   return ~low;
 }
-#endif
-
-bool has_sse42() {
-#ifdef FASTLOG_HAS_SSE42_BUILD
-  return __builtin_cpu_supports("sse4.2") != 0;
 #else
-  return false;
+#define FASTLOG_CRC32C_PATH "portable"
+bool has_instruction() { return false; }
+std::uint32_t crc32c_by_instruction(const void* data, std::size_t size) { return crc32c_portable(data, size); }
 #endif
-}
 
 }  // namespace
 
@@ -79,13 +100,10 @@ std::uint32_t crc32c_portable(const void* data, std::size_t size) {
 }
 
 std::uint32_t crc32c(const void* data, std::size_t size) {
-#ifdef FASTLOG_HAS_SSE42_BUILD
-  static const bool fast = has_sse42();
-  if (fast) return crc32c_sse42(data, size);
-#endif
-  return crc32c_portable(data, size);
+  static const bool fast = has_instruction();
+  return fast ? crc32c_by_instruction(data, size) : crc32c_portable(data, size);
 }
 
-const char* crc32c_path() { return has_sse42() ? "sse4.2" : "portable"; }
+const char* crc32c_path() { return has_instruction() ? FASTLOG_CRC32C_PATH : "portable"; }
 
 }  // namespace fastlog::events

@@ -12,7 +12,7 @@ std::uint32_t crc32c(const void* data, std::size_t size);
 // The same value from tables: what CPUs without the instruction use.
 std::uint32_t crc32c_portable(const void* data, std::size_t size);
 
-// "sse4.2" or "portable": what crc32c() uses on this CPU.
+// "sse4.2", "armv8" or "portable": what crc32c() uses on this CPU.
 const char* crc32c_path();
 
 // TFRecord's mask: a checksum stored next to the data it covers must not look like data with its checksum.

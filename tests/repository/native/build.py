@@ -1,4 +1,4 @@
-"""Compiles the CPU core with g++ under sanitizers; every object and product cached by content."""
+"""Compiles the CPU core, under sanitizers or for aarch64; every object and product cached by content."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ HERE = Path(__file__).resolve().parent
 CSRC = HERE.parents[2] / "csrc"
 
 _BASE = [
-    "g++",
     "-std=c++17",
     "-g1",
     "-O1",
@@ -28,7 +27,10 @@ _BASE = [
 MODES = {
     "asan": ["-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"],
     "tsan": ["-fsanitize=thread"],
+    "host": ["-O3", "-Wall", "-Wextra", "-Werror"],
+    "aarch64": ["-O3", "-Wall", "-Wextra", "-Werror"],
 }
+AARCH64 = "aarch64-linux-gnu-g++"
 _CACHE = Path(tempfile.gettempdir()) / "fastlog-sanitized"
 
 
@@ -63,7 +65,7 @@ def fuzzer() -> Path:
     """The fuzz target with libFuzzer; needs clang++."""
     sources = [HERE / "fuzz_scan.cpp", *sorted((CSRC / "events").glob("*.cpp"))]
     flags = ["-fsanitize=fuzzer,address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"]
-    command = ["clang++", *_BASE[1:], *flags, *map(str, sources)]
+    command = ["clang++", *_BASE, *flags, *map(str, sources)]
     headers = b"".join(path.read_bytes() for path in [*sorted(CSRC.rglob("*.h")), *sources])
     return _made(_CACHE / _digest(headers, " ".join(command).encode()) / "fuzz", command)
 
@@ -100,11 +102,15 @@ def libraries() -> str:
     return ":".join(os.path.realpath(path) for path in found)
 
 
+def _compiler(mode: str) -> str:
+    return AARCH64 if mode == "aarch64" else "g++"
+
+
 def _objects(sources: list[Path], mode: str, extra: list[str]) -> list[Path]:
     headers = b"".join(path.read_bytes() for path in sorted(CSRC.rglob("*.h")))
 
     def compiled(source: Path) -> Path:
-        command = [*_BASE, *MODES[mode], *extra, "-c", str(source)]
+        command = [_compiler(mode), *_BASE, *MODES[mode], *extra, "-c", str(source)]
         target = _CACHE / f"{_digest(headers, source.read_bytes(), ' '.join(command).encode())}.o"
         return _made(target, command)
 
@@ -115,7 +121,7 @@ def _objects(sources: list[Path], mode: str, extra: list[str]) -> list[Path]:
 
 
 def _link(objects: list[Path], mode: str, name: str, extra: list[str]) -> Path:
-    command = ["g++", "-pthread", *MODES[mode], *extra, *map(str, objects)]
+    command = [_compiler(mode), "-pthread", *MODES[mode], *extra, *map(str, objects)]
     return _made(_CACHE / _digest(" ".join(command).encode()) / name, command)
 
 
