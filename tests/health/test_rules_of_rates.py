@@ -50,6 +50,9 @@ def test_a_loss_that_recovers_a_little_of_a_blow_up_does_not_hide_weights_that_w
     (said,) = found("lr-too-high", history(kinds={"weights": grown, "updates": moved}, loss=loss))
     assert said.first_step <= 1
     assert "before it fell" in said.title
+    slow = {n: 0.1 * (1 + 0.05 * np.arange(60)) for n in MATRICES}  # four times, but not at once
+    moved = {n: ratio * slow[n] for n in MATRICES}
+    assert found("lr-too-high", history(kinds={"weights": slow, "updates": moved}, loss=loss)) == []
     kept = {n: 0.1 * (1 + np.arange(60) / 60) for n in MATRICES}
     moved = {n: ratio * kept[n] for n in MATRICES}
     assert found("lr-too-high", history(kinds={"weights": kept, "updates": moved}, loss=loss)) == []

@@ -76,8 +76,9 @@ def _lr_too_high(run: Run) -> Iterator[Finding]:
         "`torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, total_iters=100)`.",
         judged_by="lr-too-high: RMS of update over RMS of weight, median over matrices, over 0.1 (error over "
         "0.3) in 5 of 5 observations, and the loss not 10 % below its first value: it has risen by half, or "
-        "does not fall; or over 0.3 in one, and the loss rose by half; or the loss doubled, and is at the "
-        "level of chance, or not half of its first value again while the weights have grown 3 times",
+        "does not fall; or over 0.3 in one, and the loss rose by half; or the loss doubled, and came down to "
+        "the level of chance; or it rose while the weights grew 3 times in ten observations, and is not "
+        "half of its first value",
         chart=run.chart("update / weight", ratio, _TOO_HIGH, logarithmic=True),
         share=1.0,
     )
@@ -109,8 +110,9 @@ def _harm(run: Run, first: int) -> _Harm | None:
     harm = _Harm(early, highest, now, highest > 1.5 * early)
     if now >= 0.9 * early:
         return harm if harm.rose or run.loss.falls(int(run.steps[first])) is False else None
-    overwritten = now > 0.5 * early and _growth(run, first) > 3
-    return harm if highest > 2 * early and (overwritten or _is_at_chance(run, now)) else None
+    if highest > 2 * early and _is_at_chance(run, now):
+        return harm
+    return harm if now > 0.5 * early and _are_overwritten(run, first) else None
 
 
 def _is_at_chance(run: Run, loss: float) -> bool:
@@ -121,13 +123,23 @@ def _is_at_chance(run: Run, loss: float) -> bool:
     return classes is not None and abs(loss / np.log(classes) - 1) < 0.03
 
 
-def _growth(run: Run, first: int) -> float:
-    """By what factor the matrices have grown since the observation before, in the median."""
+def _are_overwritten(run: Run, first: int) -> bool:
+    """Whether the matrices are three times as large ten observations later, in the median, and the loss was
+    higher in between: what they were is gone.
+    """
     weights = run.kind(WEIGHTS)
     assert weights is not None
     rms = typical(weights.stat("rms")[[weights.index[n] for n in run.matrices if n in weights.index]])
-    now = rms[np.isfinite(rms)][-1:]
-    return float(now[0] / rms[max(0, first - 1)]) if len(now) and rms[max(0, first - 1)] > 0 else 0.0
+    later = first + 10
+    at_first = float(rms[0]) * float(np.sqrt(max(0.0, 1 - _median_ratio(run)[0] ** 2)))  # before its step
+    before = float(rms[first - 1]) if first > 1 else at_first
+    steps, values = run.loss.steps, run.loss.values
+    usual = values[steps < run.steps[first]][-10:] if first > 1 else values[:1]
+    between = values[(steps > run.steps[first]) & (steps <= run.steps[later - 1])]
+    if not len(usual) or not len(between):
+        return False
+    rose = float(np.median(between)) > 1.05 * float(np.median(usual))
+    return rose and bool(rms[later - 1] > 3 * before > 0)
 
 
 # ---- lr-too-low

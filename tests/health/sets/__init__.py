@@ -3,6 +3,7 @@
 from sets import (
     healthy_classics,
     healthy_habits,
+    held_out_again,
     held_out_healthy,
     held_out_planted,
     planted_layers,
@@ -18,4 +19,5 @@ ALL = (
     planted_wiring,
     held_out_healthy,
     held_out_planted,
+    held_out_again,
 )

@@ -107,7 +107,8 @@ class Case:
     @property
     def set(self) -> str:
         """The set that it belongs to, by the file that it stands in."""
-        held_out = "held out, " if "held_out" in self.run.__module__ else ""
+        file = self.run.__module__.rpartition(".")[2]
+        held_out = {"held_out_again": "held out again, "}.get(file, "held out, " if "held" in file else "")
         return held_out + ("planted" if self.rule else "healthy")
 
 

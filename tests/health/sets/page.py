@@ -35,7 +35,7 @@ def _table(head: str, rows: Iterable[Iterable[object]]) -> str:
 
 def _rates(results: Results) -> str:
     rows = []
-    for held_out in ("", "held out, "):
+    for held_out in ("", "held out, ", "held out again, "):
         for kind in ("planted", "healthy"):
             mine = [r for r in results if r["set"] == held_out + kind]
             if not mine:
@@ -43,7 +43,7 @@ def _rates(results: Results) -> str:
             found = sum(not r["missing"] for r in mine) if kind == "planted" else ""
             names = len({r["name"] for r in mine})
             alarms = sum(bool(r["false_alarms"]) for r in mine)
-            where = "held out, since mended" if held_out else "in sample"
+            where = f"{held_out}since mended" if held_out else "in sample"
             rows.append((f"{kind}, {where}", names, len(mine), found, alarms))
     head = "set | #runs | #runs × seeds | #found | #with a false alarm"
     return _table(head, rows)
