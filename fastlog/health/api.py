@@ -105,6 +105,8 @@ def _runs(logdir: str | os.PathLike[str]) -> list[tuple[Run, History]]:
     for _, history in runs:
         if history.run == ".":
             history.run = Path(logdir).resolve().name
+        if history.model:
+            history.run += f" ({history.model})"
     return runs
 
 

@@ -15,7 +15,7 @@ from fastlog.health.builder import MOST_SCALARS, HistoryBuilder
 from fastlog.health.foreign import heads_of_histograms
 from fastlog.health.history import GRADIENTS, WEIGHTS, Floats, History
 from fastlog.health.losses import find_losses, words
-from fastlog.health.record import PLUGIN, Observation, RecordReader
+from fastlog.health.record import PLUGIN, TAG, Observation, RecordReader
 from fastlog.runs import Run, load
 from fastlog.runs.event_file import HISTOGRAM, TENSOR, EventFile, Rows
 from fastlog.summaries.packed import HEAD, Heads
@@ -60,24 +60,28 @@ def read(logdir: str | os.PathLike[str], loss: str | None = None) -> list[tuple[
         found = {Path(logdir).parent.name or ".": loaded}
     else:
         found = {loaded.name: loaded}
-    made = [(run, _history(run, name, loss)) for name, run in found.items()]
+    made = [(run, history) for name, run in found.items() for history in _histories(run, name, loss)]
     made = [(run, history) for run, history in made if len(history.steps) or history.scalars]
     _add_validation([history for _, history in made])
     return made
 
 
-def _history(run: Run, name: str, loss: str | None) -> History:
-    builder = HistoryBuilder(name)
-    builder.loss_tag = loss
+def _histories(run: Run, name: str, loss: str | None) -> Iterator[History]:
+    """One, or one for each model that was watched."""
     scalars = {tag: _scalars(run, tag) for tag in run.tags["scalars"]}
-    for file in run.files:  # each begins with another process
-        builder.begin()
-        _add_records(builder, file)
-    if not builder.count:
-        _add_foreign(builder, scalars, run.files)
-    history = builder.history()
-    history.scalars = scalars
-    return history
+    names = {tag.name for file in run.files for tag in file.tags if tag.plugin == PLUGIN}
+    for tag in sorted(names) or [""]:
+        builder = HistoryBuilder(name)
+        builder.loss_tag = loss
+        for file in run.files:  # each begins with another process
+            builder.begin()
+            _add_records(builder, file, tag)
+        if not builder.count and len(names) < 2:
+            _add_foreign(builder, scalars, run.files)
+        history = builder.history()
+        history.scalars = dict(scalars)
+        history.model = tag.removesuffix(TAG).rstrip("/")
+        yield history
 
 
 def _scalars(run: Run, tag: str) -> Scalars:
@@ -90,8 +94,8 @@ def _scalars(run: Run, tag: str) -> Scalars:
     return series.steps[kept], series.values[kept]
 
 
-def _add_records(builder: HistoryBuilder, file: EventFile) -> None:
-    of_health = [number for number, tag in enumerate(file.tags) if tag.plugin == PLUGIN]
+def _add_records(builder: HistoryBuilder, file: EventFile, name: str) -> None:
+    of_health = [number for number, tag in enumerate(file.tags) if (tag.plugin, tag.name) == (PLUGIN, name)]
     rows, reader = file.rows, RecordReader()
     rows = rows[np.isin(rows["tag"], of_health)]
     for first in range(0, len(rows), _AT_ONCE):

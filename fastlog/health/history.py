@@ -124,6 +124,7 @@ class History:
 
     Attributes:
         run: name of the run.
+        model: prefix of its tags, where several models are watched with one writer; else "".
         steps: int64 [T], ascending.
         wall_times: float64 [T].
         kinds: summaries, by kind (``WEIGHTS``, ``GRADIENTS``, ...).
@@ -155,6 +156,7 @@ class History:
     starts: tuple[int, ...] = (0,)
     now: float | None = None
     source: Literal["fastlog", "other"] = "fastlog"
+    model: str = ""
 
     @property
     def parameters(self) -> Mapping[str, Parameter]:

@@ -35,7 +35,6 @@ from fastlog.summaries.packed import Heads
 _MAX_BYTES = 32 * 2**20  # of the history
 _CREDIT = 0.5  # seconds that judging may take in any case ...
 _SHARE = 0.02  # ... and the share of the time beyond them
-_TEXT_TAG = "fastlog/health"
 
 
 class Live:
@@ -48,6 +47,7 @@ class Live:
         on_finding: gets each finding, on the thread that trains, when its next step begins.
         loss: tag of the loss among the scalars of the writer; None: by convention.
         clock: seconds.
+        prefix: of all tags: which of several models it is.
     """
 
     def __init__(
@@ -58,7 +58,10 @@ class Live:
         on_finding: Callable[[Finding], None] | None,
         loss: str | None,
         clock: Callable[[], float] = time.perf_counter,
+        prefix: str = "",
     ) -> None:
+        self._tag = f"{prefix}fastlog/health"
+        self._who = f"fastlog: {prefix.removesuffix('/')}: " if prefix else "fastlog: "
         self._warn = warn
         self._hurry = hurry
         self._mute = dict(mute)
@@ -67,9 +70,9 @@ class Live:
         self._began = clock()
         self._spent = 0.0
         self._reader = NoteReader()
-        self._records = RecordWriter()
+        self._records = RecordWriter(prefix)
         self._saturation = Saturation()
-        self._overview = Overview(with_layout=False)
+        self._overview = Overview(with_layout=False, prefix=prefix)
         self._builder = HistoryBuilder("", _MAX_BYTES)
         self._builder.loss_tag = loss
         self._lock = threading.Lock()
@@ -152,12 +155,12 @@ class Live:
         self._waiting.append(finding)
         self._series[finding.rule] = True
         with contextlib.suppress(FastlogWarning):
-            warnings.warn(f"fastlog: {cards.line(finding)}", FastlogWarning, stacklevel=2)
+            warnings.warn(self._who + cards.line(finding), FastlogWarning, stacklevel=2)
         step = finding.last_step
-        card = tbx.text(_TEXT_TAG, cards.card(finding))
+        card = tbx.text(self._tag, cards.card(finding))
         return [
             (RAW, Event(step=step, wall_time=now, summary=card).SerializeToString()),
-            (SCALAR, f"{_TEXT_TAG}/{finding.rule}", 1.0, step, now),
+            (SCALAR, f"{self._tag}/{finding.rule}", 1.0, step, now),
         ]
 
     def _observation(self, logged: Any) -> Observation:
@@ -212,11 +215,11 @@ class Live:
             return []
         self._said[finding.rule] = finding
         if finding.severity != "info":
-            self._warn(f"health {finding.rule} {finding.severity}", f"fastlog: {cards.line(finding)}")
+            self._warn(f"{self._tag} {finding.rule} {finding.severity}", self._who + cards.line(finding))
             self._waiting.append(finding)
             self._confirming = True
             self._hurry()
-        text = tbx.text(_TEXT_TAG, cards.card(finding))
+        text = tbx.text(self._tag, cards.card(finding))
         return [(RAW, Event(step=step, wall_time=wall_time, summary=text).SerializeToString())]
 
     def _series_items(self, step: int, wall_time: float) -> list[Item]:
@@ -227,10 +230,10 @@ class Live:
             if rule not in self._series:
                 before = max((s for s in self._steps() if s < finding.first_step), default=None)
                 if before is not None:
-                    items.append((SCALAR, f"{_TEXT_TAG}/{rule}", 0.0, before, wall_time))
+                    items.append((SCALAR, f"{self._tag}/{rule}", 0.0, before, wall_time))
                 self._series[rule] = True
         items += [
-            (SCALAR, f"{_TEXT_TAG}/{rule}", float(rule in found), step, wall_time) for rule in self._series
+            (SCALAR, f"{self._tag}/{rule}", float(rule in found), step, wall_time) for rule in self._series
         ]
         return items
 

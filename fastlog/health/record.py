@@ -69,9 +69,14 @@ class Observation:
 
 
 class RecordWriter:
-    """Observations of one process as events."""
+    """Observations of one process as events.
 
-    def __init__(self) -> None:
+    Args:
+        prefix: of the tag: which of several models in one file it is.
+    """
+
+    def __init__(self, prefix: str = "") -> None:
+        self._tag = prefix + TAG
         self._written = 0
         self._tables: dict[Names, int] = {}
         self._inventory: Inventory | None = None
@@ -79,7 +84,7 @@ class RecordWriter:
     def event(self, seen: Observation) -> bytes:
         """The serialized ``Event``."""
         plugin = SummaryMetadata.PluginData(plugin_name=PLUGIN, content=self._encode(seen))
-        value = Summary.Value(tag=TAG, metadata=SummaryMetadata(plugin_data=plugin))
+        value = Summary.Value(tag=self._tag, metadata=SummaryMetadata(plugin_data=plugin))
         event = Event(step=seen.step, wall_time=seen.wall_time, summary=Summary(value=[value]))
         return bytes(event.SerializeToString())
 

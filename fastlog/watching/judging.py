@@ -53,7 +53,14 @@ def judge(
         classes,
         probe=not selection.compiled(model),
     )
-    live = Live(writer.outbox.bad_values.tell, weakly(watcher.hurry, None), mute, on_finding, loss)
+    live = Live(
+        writer.outbox.bad_values.tell,
+        weakly(watcher.hurry, None),
+        mute,
+        on_finding,
+        loss,
+        prefix=plan.options.prefix,
+    )
     outbox = weakref.ref(writer.outbox)
     judge_stall = weakly(live.stalled, [])
 

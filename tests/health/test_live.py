@@ -91,3 +91,43 @@ def test_what_is_found_at_the_last_step_comes_to_on_finding_from_close(tmp_path:
     with pytest.warns(fastlog.FastlogWarning):
         writer.close()
     assert found == [("nonfinite", 0)]
+
+
+@pytest.mark.parametrize("prefixes", [("generator", "critic"), (None, None)], ids=["named", "unnamed"])
+def test_two_models_of_one_writer_are_judged_apart(tmp_path: Path, prefixes: tuple[str | None, ...]) -> None:
+    generator, critic = nn.Linear(3, 2), nn.Bilinear(2, 2, 1)
+    generator.bias.requires_grad_(False)
+    told: list[tuple[str, str]] = []
+    with pytest.warns(fastlog.FastlogWarning) as said, fastlog.SummaryWriter(str(tmp_path)) as writer:
+        optimizers = []
+        for model, prefix in zip((generator, critic), prefixes, strict=True):
+            optimizers.append(torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1))
+            name = type(model).__name__
+            fastlog.watch(
+                model,
+                writer,
+                optimizers[-1],
+                every=1,
+                prefix=prefix,
+                health=True,
+                on_finding=lambda finding, name=name: told.append((name, finding.rule)),
+            )
+        for step in range(4):
+            made = generator(torch.ones(4, 3))
+            loss = critic(made, made).square().mean()
+            (loss if step < 2 else float("nan") * loss).backward()
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+    second = prefixes[1] or "Bilinear"
+    runs = {health.run: health for health in fastlog.check(tmp_path)}
+    first = f"{tmp_path.name} ({prefixes[0]})" if prefixes[0] else tmp_path.name
+    assert set(runs) == {first, f"{tmp_path.name} ({second})"}
+    for name, tensors in ((first, {"weight"}), (f"{tmp_path.name} ({second})", {"weight", "bias"})):
+        (finding,) = [one for one in runs[name].findings if one.rule == "nonfinite"]
+        assert (finding.first_step, set(finding.tensors)) == (2, tensors)
+    assert {("Linear", "nonfinite"), ("Bilinear", "nonfinite")} <= set(told)
+    assert sum("; nonfinite)" in str(w.message) for w in said) == 2
+    assert any(str(w.message).startswith(f"fastlog: {second}: ") for w in said)
+    scalars = fastlog.load(tmp_path).tags["scalars"]
+    assert f"{second}/fastlog/health/nonfinite" in scalars

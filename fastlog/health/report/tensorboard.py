@@ -45,9 +45,11 @@ class Overview:
 
     Args:
         with_layout: False where the user may have given a layout: TensorBoard shows the last one alone.
+        prefix: of the tags.
     """
 
-    def __init__(self, with_layout: bool = True) -> None:
+    def __init__(self, with_layout: bool = True, prefix: str = "") -> None:
+        self._prefix = prefix
         self._next = _FIRST_PICTURE
         self._found: set[str] = set()
         self._laid_out = not with_layout
@@ -63,12 +65,12 @@ class Overview:
         found = {finding.rule for finding in findings}
         if observed > 1 and (observed >= self._next or found - self._found or last):
             self._next = max(self._next, observed + 1 + observed // 4)
-            events += [_event(history, drawn) for drawn in pictures(history, findings)]
+            events += [_event(history, drawn) for drawn in pictures(history, findings, self._prefix)]
         self._found |= found
         return events
 
 
-def pictures(history: History, findings: Sequence[Finding]) -> list[Summary]:
+def pictures(history: History, findings: Sequence[Finding], prefix: str = "") -> list[Summary]:
     """The heatmaps as images."""
     by_layer = any(len(kind.names) > MOST_ROWS for kind in history.kinds.values())
     summaries = []
@@ -78,7 +80,7 @@ def pictures(history: History, findings: Sequence[Finding]) -> list[Summary]:
             height, width = drawn.shape
             encoded = png.encode(drawn, _COLOURS)
             image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encoded)
-            tag = f"{PICTURE_TAG}/{measure.key}"
+            tag = f"{prefix}{PICTURE_TAG}/{measure.key}"
             summaries.append(Summary(value=[Summary.Value(tag=tag, image=image)]))
     return summaries
 
