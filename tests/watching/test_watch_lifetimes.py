@@ -120,7 +120,7 @@ def saved(model: nn.Module) -> nn.Module:
     ],
     ids=["deepcopy", "pickle", "torch.save", "jit.script", "jit.trace", "fx", "export", "strict export"],
 )
-@pytest.mark.filterwarnings("ignore:.torch.jit.(script|trace). is deprecated")  # torch 2.14
+@pytest.mark.filterwarnings("ignore:.torch.jit.(script|trace)(_method)?. is deprecated")  # torch 2.14
 def test_a_watched_model_is_copied_and_exported_without_hooks(
     tmp_path: Path, writer: SummaryWriter, export: Callable[[nn.Module], nn.Module]
 ) -> None:
