@@ -146,15 +146,24 @@ def test_finetune_bert_logs_what_tensorboardx_logs(tmp_path: Path) -> None:
         assert occupied_buckets(our) == occupied_buckets(their)
 
 
-@pytest.mark.parametrize(("fault", "rule"), [("frozen", "no-gradient"), ("nan", "nonfinite")])
-def test_the_demo_finds_what_it_plants(tmp_path: Path, fault: str, rule: str) -> None:
+@pytest.mark.parametrize(
+    ("fault", "rule", "verdict"),
+    [
+        ("frozen", "no-gradient", "error"),
+        ("nan", "nonfinite", "error"),
+        ("lr", "lr-too-high", "warning"),
+        ("dead", "dead-units", "warning"),
+    ],
+)
+def test_the_demo_finds_what_it_plants(tmp_path: Path, fault: str, rule: str, verdict: str) -> None:
     output = run_example(
         "finetune_bert.py",
         *(f"--sick={fault}", "--steps=24", "--batch-size=2", "--held-out=2", "--logdir", tmp_path),
     )
     (health,) = fastlog.check(tmp_path / "fastlog")
-    assert health.verdict == "error" and health.findings[0].rule == rule
-    assert f"verdict: error ({len(health.checked)} checks ran" in output
+    assert health.verdict == verdict and health.findings[0].rule == rule
+    assert [found.rule for found in health.findings if found.severity != "info"] == [rule]
+    assert f"verdict: {verdict} ({len(health.checked)} checks ran" in output
     assert health.findings[0].title in output and f"planted:     {fault}: " in output
 
 
