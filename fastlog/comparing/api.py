@@ -142,6 +142,9 @@ def _distances(
     good: Run, bad: Run, mine: dict[Tensor, str], theirs: dict[Tensor, str], only: Steps | None = None
 ) -> tuple[Steps, bool, dict[Tensor, Distances], list[str]]:
     """The common steps, whether they are only near, the distances of common tensors, and what is missing."""
+    for tensors, run in ((mine, good), (theirs, bad)):
+        if not tensors:
+            raise ValueError(f"compare: the run {run.name} has no histograms: log them, or watch the model")
     common = [tensor for tensor in mine if tensor in theirs]
     if not common:
         raise ValueError(

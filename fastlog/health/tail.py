@@ -162,7 +162,7 @@ class Tail:
         for label, series in self._series(self.shown, tags).items():
             rows.append(_row(label, series, width))
         if len(rows) == 2:
-            rows.append(f"no loss, gradient norm or learning rate among {plural(len(tags), 'scalar series')}")
+            rows.append(f"no loss, gradient norm or learning rate among {len(tags):,} series of scalars")
         rows += ["", *self._findings(), *self._others()]
         return [printable(row)[:width] for row in rows[:height]]
 
@@ -191,7 +191,7 @@ class Tail:
 
     def _findings(self) -> list[str]:
         if self._health is None:
-            return ["checking \u2026"]
+            return ["not checked yet"]
         found = [f"{SIGNS[f.severity]} {sentence(f)} (step {f.first_step:,})" for f in self._health.findings]
         return found or [f"{SIGNS[self._health.verdict]} {headline(self._health)}"]
 

@@ -226,6 +226,10 @@ def test_what_cannot_be_compared_is_said_with_status_2(tmp_path: Path, capsys: A
     logged(tmp_path / "many" / "y", values)
     assert compare(one, tmp_path / "many") == 2
     assert "2 runs (x, y)" in capsys.readouterr().err
+    with fastlog.SummaryWriter(tmp_path / "scalars") as writer:
+        writer.add_scalar("loss", 1.0, 0)
+    assert compare(one, tmp_path / "scalars") == 2
+    assert "has no histograms" in capsys.readouterr().err
     with fastlog.SummaryWriter(tmp_path / "late") as writer:
         writer.add_histogram("weights/x", values, 1000)
     assert compare(one, tmp_path / "late") == 2

@@ -107,6 +107,14 @@ def test_a_picture_keeps_to_the_terminal_and_names_do_not_command_it(tmp_path: P
         assert "\x1b" not in "".join(lines)
 
 
+def test_a_run_without_these_series_says_what_it_has(tmp_path: Path, capsys: Any) -> None:
+    with fastlog.SummaryWriter(tmp_path) as writer:
+        writer.add_text("note", "x", 0)
+    assert tail(tmp_path, "--once") == 0
+    out = capsys.readouterr().out
+    assert "among 0 series of scalars" in out and "not checked yet" in out
+
+
 def test_nothing_to_read_has_status_2(tmp_path: Path, capsys: Any) -> None:
     assert tail(tmp_path, "--once") == 2
     assert "no event file" in capsys.readouterr().err
