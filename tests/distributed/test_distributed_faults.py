@@ -44,7 +44,8 @@ def test_models_that_are_not_the_same_on_all_ranks(tmp_path: Path) -> None:
     }
     assert zero.result["other_shapes"]["differing"] == 2
     assert zero.result["half_a_gradient"]["incomplete"] == 2
-    differing, incomplete = zero.warnings
+    differing, empty, empty_here, incomplete = zero.warnings
+    assert "plain, weight have no elements" in empty and "weight has no elements" in empty_here
     assert "1 tensors differ" in differing and "weights/weight on the ranks 0 and 1" in differing
     assert "some ranks did not bring their parts of gradients/weight" in incomplete
 
