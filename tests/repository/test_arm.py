@@ -15,6 +15,7 @@ def arm_program() -> str:
     return str(build.program(arm_check.SOURCE, "aarch64"))
 
 
+@pytest.mark.soak  # a minute under qemu; make arm-check does the same
 def test_aarch64_makes_the_bytes_of_this_machine(arm_program):
     _, expected = arm_check.cases([str(build.program(arm_check.SOURCE, "host"))])
     cpu, found = arm_check.cases([*arm_check.QEMU, arm_program])
