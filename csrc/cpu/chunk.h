@@ -8,6 +8,10 @@
 #include <limits>
 #include <type_traits>
 
+#if defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
 #include "cpu/kernels.h"
 #include "cpu/window.h"
 
@@ -58,6 +62,14 @@ struct LaneMoments {
     }
   }
 
+  static FASTLOG_MEMBER typename R::Doubles to_doubles(typename R::SumPart part) {
+#if defined(__aarch64__)
+    // GCC 12 converts vectors of two floats one by one.
+    if constexpr (std::is_same_v<Wide, float>) return vcvt_f64_f32(bit_cast<float32x2_t>(part));
+#endif
+    return __builtin_convertvector(part, typename R::Doubles);
+  }
+
   // Adds kLanes values.
   FASTLOG_MEMBER void add(const Wide* values) {
 #pragma GCC unroll 8
@@ -71,7 +83,7 @@ struct LaneMoments {
     for (int r = 0; r < kSumRegisters; ++r) {
       typename R::SumPart part;
       std::memcpy(&part, values + r * R::kSumLanes, sizeof(part));
-      const auto x = __builtin_convertvector(part, typename R::Doubles);
+      const auto x = to_doubles(part);
       sum[r] += x;
       squares[r] += x * x;
     }
